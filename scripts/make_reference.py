@@ -90,7 +90,7 @@ OBJECTS = {
     "$defs/fingerprint": "`fingerprint` of an artifact",
     "$defs/provenance": "`provenance` of an artifact",
     "$defs/custom_node": "A pack of custom nodes, in `custom_nodes`",
-    "properties/workflow": "`workflow`",
+    "$defs/workflow": "`workflow`",
     "properties/lock": "`lock`",
     "properties/lock/properties/torch_wheels/items": "A wheel, in `torch_wheels`",
     "properties/lock/properties/bundle_parts/items": "A part of a bundle, in `bundle_parts`",

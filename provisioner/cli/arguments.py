@@ -656,6 +656,9 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--environment", type=_path, metavar="DIR", help="an environment to use instead of a new one")
     parser.add_argument("--torch-index", type=_index, metavar="URL", help="base address of a mirror of the wheel index")
+    parser.add_argument(
+        "--comfyui", type=_path, metavar="DIR", help="a ComfyUI that generates an image of the second model, too"
+    )
     parser.set_defaults(run="rehearse")
 
 
@@ -1049,6 +1052,9 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--size", type=_image_size, metavar="WxH", help="size in pixels (default: 1024x1024, or the workflow's)"
     )
+    group.add_argument(
+        "--steps", type=_steps, metavar="N", help="steps of denoising (default: the set's or workflow's)"
+    )
     group.add_argument("--tiled-decode", action="store_true", help="decode in tiles, for GPUs with little memory")
     group.add_argument("--reserve-vram", type=_gibibytes, metavar="GB", help="GPU memory to leave for other programs")
     group.add_argument(
@@ -1235,6 +1241,13 @@ def _image_count(text: str) -> int:
     if text.isdigit() and 1 <= int(text) <= 1000:
         return int(text)
     message = f"{text!r} is not a number of images from 1 to 1000"
+    raise argparse.ArgumentTypeError(message)
+
+
+def _steps(text: str) -> int:
+    if text.isdigit() and 1 <= int(text) <= 4096:
+        return int(text)
+    message = f"{text!r} is not a number of steps from 1 to 4096"
     raise argparse.ArgumentTypeError(message)
 
 

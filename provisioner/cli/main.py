@@ -459,6 +459,7 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
         server=getattr(arguments, "server", None),
         workflow=getattr(arguments, "workflow", None),
         is_sized=arguments.size is not None,
+        steps=arguments.steps,
         timeout_s=arguments.smoke_timeout,
     )
 
@@ -620,6 +621,7 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
         environment=arguments.environment,
         torch_index=arguments.torch_index,
         image_folder=data_folder() / "pictures",
+        comfyui=arguments.comfyui,
     )
 
 

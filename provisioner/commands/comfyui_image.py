@@ -304,14 +304,13 @@ class _Drawing:
 def _drawing(
     run: Run, options: SmokeTestOptions, asked: ImageOptions, client: ComfyClient, facts: ServerFacts
 ) -> _Drawing:
-    """Return how the images are made: by the workflow that was named, else the manifest's, else the set's recipe."""
-    if options.workflow is not None or run.manifest.workflow is not None:
+    """Return how the images are made: by the workflow that was named, else the set's own, else its recipe."""
+    if options.workflow is not None or run.wanted.workflow is not None:
         from provisioner.commands.workflow_image import open_workflow_image
 
         if options.workflow is None:
             _check_set(run, client)
-        given = {"has_prompt": options.prompt is not None, "has_size": options.is_sized}
-        found = open_workflow_image(run, options.workflow, client, asked, **given)
+        found = open_workflow_image(run, options.workflow, client, asked, options.given)
         return _Drawing(
             graph=found.graph,
             judge=found.judge,
@@ -415,7 +414,7 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
         try:
             if client.address.is_loopback:
                 _check_folders(run, client.folder_paths())
-            if run.manifest.workflow is None:
+            if run.wanted.workflow is None:
                 pick_listed(names_for(run.wanted), client.listed_models())
         except ModelNotListedError as error:
             return (

@@ -38,6 +38,7 @@ class SmokeTestOptions:
     image: Path | None = None  # where to keep it
     workflow: str | None = None  # a file, or the id of a template, instead of the graph for the set
     is_sized: bool = False  # width and height were asked for
+    steps: int | None = None  # of denoising; None: as many as the set or the workflow says
     images: int | None = None  # one after the other, by one server; None: two on a GPU, one on a CPU
     gpu: str | None = None  # the card, as `cards.choose_cards` takes it
     server: str | None = None  # one that runs already
@@ -47,26 +48,32 @@ class SmokeTestOptions:
     start_timeout_s: float | None = None  # until ComfyUI answers; None: `timeout_s`
     writes_no_bytecode: bool = False  # Python then leaves the tree as it is
 
+    @property
+    def given(self) -> frozenset[str]:
+        """What of the image was asked for, and not left to the set or the workflow: "prompt", "size", "steps"."""
+        named = {"prompt": self.prompt is not None, "size": self.is_sized, "steps": self.steps is not None}
+        return frozenset(name for name, is_given in named.items() if is_given)
+
 
 def image_options(run: Run, options: SmokeTestOptions) -> ImageOptions:
-    """Return the image to generate; raises UsageError for a size the model cannot make."""
+    """Return the image to generate; raises UsageError for a number that ComfyUI would reject."""
     return options_for(
         run.wanted,
         seed=secrets.randbits(63) if options.seed is None else options.seed,
         prompt=options.prompt,
         width=options.width,
         height=options.height,
+        steps=options.steps,
         has_tiled_decode=options.has_tiled_decode,
     )
 
 
 def graph_of(run: Run, options: SmokeTestOptions) -> Graph:
     """Return the graph in API form, with the names the files have under ComfyUI's folders; raises UsageError."""
-    if options.workflow is not None or run.manifest.workflow is not None:
+    if options.workflow is not None or run.wanted.workflow is not None:
         from provisioner.commands.workflow_image import graph_of_workflow
 
-        given = {"has_prompt": options.prompt is not None, "has_size": options.is_sized}
-        return graph_of_workflow(run, options.workflow, options.server, image_options(run, options), **given)
+        return graph_of_workflow(run, options.workflow, options.server, image_options(run, options), options.given)
     return build_graph(recipe_of(run.wanted), names_for(run.wanted), image_options(run, options))
 
 

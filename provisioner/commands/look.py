@@ -162,7 +162,7 @@ def _why_no_image(run: Run) -> str:
         drawn = [f"`klein-setup smoke-test --manifest {each.name}`" for each in run.several if can_generate(each.set)]
         later = f"; afterwards {listing(drawn)} make{'s' if len(drawn) == 1 else ''} one" if drawn else ""
         return f"No test image is generated of several models at once{later}."
-    return f"No test image is generated: the manifest has no recipe for the set {run.wanted.id}."
+    return f"No test image is generated: the manifest has no recipe and no workflow for the set {run.wanted.id}."
 
 
 def _expected_rate(run: Run) -> ExpectedRate | None:

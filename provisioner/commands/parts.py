@@ -16,8 +16,8 @@ _PIPELINE_INDEX = "model_index.json"
 
 
 def can_generate(wanted: ArtifactSet) -> bool:
-    """Whether a test image can be made: of a tree's three models by its recipe, or of a whole pipeline in a cache."""
-    if wanted.target == "hf_cache":
+    """Whether a test image can be made: by a workflow or recipe of its manifest, or of a whole pipeline in a cache."""
+    if wanted.target == "hf_cache" or wanted.workflow is not None:
         return needs_program(wanted)
     return wanted.recipe is not None and needs_program(wanted)
 
@@ -26,6 +26,8 @@ def needs_program(wanted: ArtifactSet) -> bool:
     """Whether a set has all that an image needs, and so ComfyUI or diffusers belongs to it."""
     if wanted.target == "hf_cache":
         return any(each.name == _PIPELINE_INDEX for each in wanted.artifacts)
+    if wanted.workflow is not None:
+        return True
     roles = {each.role for each in wanted.artifacts}
     return "checkpoint" in roles or roles.issuperset(_IMAGE_ROLES)
 
@@ -36,7 +38,7 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
     Parameters
     ----------
     text : str or None
-        What ``--only`` says; None asks for all parts the set can have: no test image where there is no recipe for it,
+        What ``--only`` says; None asks for all parts the set can have: no test image where nothing says how it is made,
         and files alone where it is no whole model.
 
     Raises
@@ -55,7 +57,7 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
             f"--only knows no part {', '.join(map(repr, unknown))}.", hint=f"There are three: {', '.join(PARTS)}."
         )
     if "smoke" in known and not can_generate(wanted):
-        lacks = "its manifest has no recipe for it" if needs_program(wanted) else f"it lacks {_LACKS}"
+        lacks = "its manifest has no recipe and no workflow for it" if needs_program(wanted) else f"it lacks {_LACKS}"
         raise UsageError(
             f"The set {wanted.id} cannot generate images: {lacks}.",
             hint="Leave smoke out of --only, or choose another --set.",

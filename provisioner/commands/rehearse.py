@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from provisioner.commands import rehearse_image
+from provisioner.commands.from_workflow import FromWorkflowOptions, run_from_workflow
 from provisioner.commands.install import RunUi, run_install
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.rehearse_image import EnvironmentChoice, SmallModel
@@ -31,6 +33,7 @@ from provisioner.disk.root import Root, flip_bit, scratch_folder, write_output
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
+from provisioner.rehearsal.other_model import other_model
 from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
 from provisioner.report.outcome import DEFAULT_MANIFEST, RehearsalCheck, RehearsalResult, Report
@@ -76,11 +79,17 @@ class _Sandbox:
     session: Session
     checks: _Checks
     say: Callable[[str], None]
+    comfyui: Path | None = None  # the user's, which generates an image of the other model
 
     @property
     def tree(self) -> Path:
         """The ComfyUI tree."""
         return self.folder / "ComfyUI"
+
+    @property
+    def other_tree(self) -> Path:
+        """The ComfyUI tree of the other model."""
+        return self.folder / "OtherComfyUI"
 
     @property
     def cache(self) -> Path:
@@ -111,6 +120,7 @@ def rehearse(
     environment: Path | None = None,
     torch_index: str | None = None,
     image_folder: Path | None = None,
+    comfyui: Path | None = None,
 ) -> Report:
     """Run every step and return the report; exit status 0 only if every check passed.
 
@@ -132,6 +142,8 @@ def rehearse(
         Base address of the wheel index the environment's torch comes from.
     image_folder : Path, optional
         Where the image is kept when the scratch folder is deleted; None: it is deleted, too.
+    comfyui : Path, optional
+        A ComfyUI with its requirements, which generates an image of the other model; nothing in it is changed.
 
     Raises
     ------
@@ -148,9 +160,12 @@ def rehearse(
         scratch_folder("klein-setup-rehearsal-", is_kept=keep) as folder,
         _prepared(folder, checks, events, say, cancelled) as sandbox,
     ):
-        report = _run_steps(sandbox)
+        sandbox.comfyui = comfyui if has_image else None
+        report, other = _run_steps(sandbox)
         choice = EnvironmentChoice(given=environment, torch_index=torch_index)
         smoke = _step_image(sandbox, choice) if has_image else None
+        if sandbox.comfyui is not None:
+            _step_other_image(sandbox, other, sandbox.comfyui)
         if smoke is not None and not keep:
             smoke = replace(smoke, image_path=_kept_image(smoke, image_folder), log_path=None)
     say("")
@@ -188,8 +203,8 @@ def _kept_image(smoke: SmokeTest, folder: Path | None) -> Path | None:
     return path
 
 
-def _run_steps(sandbox: _Sandbox) -> Report:
-    """Run the steps in order; return the report of the installation."""
+def _run_steps(sandbox: _Sandbox) -> tuple[Report, Path]:
+    """Run the steps in order; return the report of the installation, and the manifest of the other model."""
     _step_plan(sandbox)
     report = _step_install(sandbox)
     _step_nothing_to_do(sandbox)
@@ -197,7 +212,7 @@ def _run_steps(sandbox: _Sandbox) -> Report:
     _step_repair(sandbox)
     _step_share(sandbox)
     _step_cache(sandbox)
-    return report
+    return report, _step_other_model(sandbox)
 
 
 # --- the sandbox -----------------------------------------------------------------------------------
@@ -437,6 +452,44 @@ def _step_cache(sandbox: _Sandbox) -> None:
     _check_token(sandbox)
 
 
+def _step_other_model(sandbox: _Sandbox) -> Path:
+    sandbox.step("Another model: its names were made up just now, and its manifest is made of a workflow")
+    name = f"model{secrets.token_hex(4)}"
+    other = other_model(name, is_loadable=sandbox.comfyui is not None)
+    sandbox.hub.add_repository(other.repo_id, _REVISION, other.published, tokens=[_TOKEN], licence="mit")
+    workflow, manifest = sandbox.folder / f"{name}.json", sandbox.folder / f"{name}.yaml"
+    write_output(workflow, other.workflow)
+    report = run_from_workflow(
+        sandbox.session, FromWorkflowOptions(workflow=str(workflow), output=manifest), say=_ignore
+    )
+    _expect(sandbox, "its manifest is made with exit status 0", report, EXIT_OK)
+    pinned = {
+        (each.folder, each.name, each.size, each.sha256, getattr(each.sources[0], "revision", ""))
+        for each in load_manifest(str(manifest)).artifacts
+    }
+    served = {(each.folder, each.name, len(each.data), _sha256(each.data), _REVISION) for each in other.files}
+    sandbox.checks.check(
+        "every file of the workflow is pinned to a commit, with its size and SHA-256",
+        pinned == served,
+        ", ".join(sorted(name for _, name, *_ in pinned)),
+    )
+    tree = sandbox.other_tree
+
+    def run() -> Run:
+        return sandbox.run(manifest=str(manifest), comfyui=tree)
+
+    _expect(sandbox, "it is installed with exit status 0", run_install(run(), _FILES, _UI), EXIT_OK)
+    _check_tree(sandbox, tree, other.files)
+    damaged = other.files[0]
+    flip_bit(_path(tree, damaged), len(damaged.data) // 2)
+    report = run_verify(run(), is_quick=False)
+    wrong = [check.destination.path.name for check in report.plan.checks if check.status != "ok"] if report.plan else []
+    sandbox.checks.check("verify names its damaged file and no other", wrong == [damaged.name], ", ".join(wrong))
+    _expect(sandbox, "it is repaired with exit status 0", run_install(run(), _FILES, _UI, "repair"), EXIT_OK)
+    _check_tree(sandbox, tree, other.files)
+    return manifest
+
+
 def _step_image(sandbox: _Sandbox, choice: EnvironmentChoice) -> SmokeTest:
     sandbox.step("Image: the small pipeline generates one in 4 steps, 64 x 64, on the CPU")
     python = rehearse_image.python_for(sandbox.session, choice, sandbox.folder, sandbox.say, sandbox.checks.check)
@@ -455,12 +508,23 @@ def _step_image(sandbox: _Sandbox, choice: EnvironmentChoice) -> SmokeTest:
     return smoke
 
 
+def _step_other_image(sandbox: _Sandbox, manifest: Path, comfyui: Path) -> None:
+    sandbox.step(f"Image of the other model: ComfyUI of {comfyui} generates what its workflow says, on the CPU")
+    run = sandbox.run(manifest=str(manifest), comfyui=sandbox.other_tree)
+    run.manifest = replace(run.manifest, is_stand_in=True)
+    program = sandbox.run(manifest=str(manifest), comfyui=comfyui)
+    smoke = rehearse_image.generate_by_comfyui(run, program, sandbox.other_tree)
+    rehearse_image.check_other_image(sandbox.checks.check, smoke)
+
+
 # --- checks without the program's own code -------------------------------------------------------------------------
 
 
-def _check_tree(sandbox: _Sandbox, tree: Path) -> None:
+def _check_tree(sandbox: _Sandbox, tree: Path, files: tuple[TinyFile, ...] | None = None) -> None:
     """Hash every file again with hashlib alone, and look for leftover files."""
-    wrong = [each.name for each in sandbox.files if _sha256(_path(tree, each).read_bytes()) != _sha256(each.data)]
+    wrong = [
+        each.name for each in files or sandbox.files if _sha256(_path(tree, each).read_bytes()) != _sha256(each.data)
+    ]
     sandbox.checks.check("every file has the SHA-256 the manifest names", not wrong, ", ".join(wrong) or "3 of 3")
     left = [path.name for path in tree.rglob("*.part*")] + [path.name for path in tree.rglob("*.bad")]
     sandbox.checks.check("no unfinished file is left", not left, ", ".join(left) or "none")

@@ -12,12 +12,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from provisioner.commands.choose_environment import PYTHONS, EnvironmentOptions, apply_environment, look_at_environment
+from provisioner.comfyui.users_flags import UsersFlags
+from provisioner.commands.choose_environment import (
+    PYTHONS,
+    EnvironmentOptions,
+    apply_environment,
+    environment_folder,
+    look_at_environment,
+)
 from provisioner.commands.diffusers_image import hear_diffusers
+from provisioner.commands.image_options import SmokeTestOptions
+from provisioner.commands.inspect_comfyui import inspect_comfyui
+from provisioner.commands.run import Run
 from provisioner.commands.session import Session
+from provisioner.commands.smoke_test import generate_image
 from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
 from provisioner.core.models import Download
 from provisioner.core.units import count, human_bytes, human_duration
+from provisioner.disk.root import Root
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.machine.process import run_checked, run_process
 from provisioner.plan.steps import MakeEnvironment
@@ -213,3 +225,36 @@ def check_image(check: Check, run_: DiffusersRun, smoke: SmokeTest, requests: in
         done.device.place == "cpu" and {"torch", "diffusers", "transformers", "accelerate"} <= set(versions),
         f"{done.device.label}; " + ", ".join(f"{name} {version}" for name, version in done.versions),
     )
+
+
+# --- the other model --------------------------------------------------------------------------------
+
+
+def generate_by_comfyui(run: Run, program: Run, tree: Path) -> SmokeTest:
+    """Generate the image of the other model, whose files are in `tree`, by the ComfyUI of another folder.
+
+    That ComfyUI reads models and custom nodes from `tree` alone, and writes into folders of ours.
+
+    Raises
+    ------
+    UsageError
+        There is no ComfyUI in that folder, or no Python for it.
+    SmokeTestError
+        No image was generated.
+    """
+    Root(tree / "custom_nodes").make_folder()  # ComfyUI ends at its start where it is missing
+    flags = UsersFlags(words=("--base-directory", str(tree), "--cpu"), origin="the rehearsal")
+    options = SmokeTestOptions(
+        flags=flags, image=tree / "image.png", images=1, timeout_s=_TIMEOUT_S, writes_no_bytecode=True
+    )
+    where = environment_folder(program, None)
+    return generate_image(run, options, comfyui=inspect_comfyui(program), environment=where, show=lambda _: None)
+
+
+def check_other_image(check: Check, smoke: SmokeTest) -> None:
+    """Check what ComfyUI generated: as large as the workflow says, and an image that can be judged."""
+    facts = smoke.image
+    size = "no image" if facts is None else f"{facts.width} x {facts.height}"
+    check("the image has the size that the workflow says", size == "256 x 256", size)
+    wrong = [each.message for each in smoke.findings if each.severity == "problem"]
+    check("nothing is wrong with it", not wrong, " ".join(wrong) or f"ComfyUI {dict(smoke.versions).get('comfyui')}")

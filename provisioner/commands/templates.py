@@ -29,16 +29,16 @@ class Template:
 
 
 def find_template(python: Path | None, wanted: ArtifactSet) -> Template | None:
-    """Return the template that the manifest names for a set, where that Python has the package with it.
+    """Return the template that the manifest names for a set, or makes its image with, where that Python has it.
 
     The packages keep the files in several folders (comfyui-workflow-templates 0.11: ``_json``, ``_core``, ...).
     """
-    if python is None or wanted.template is None:
+    own = wanted.workflow if wanted.workflow is not None and wanted.workflow.sha256 is None else None
+    name = wanted.template or (None if own is None else own.name)
+    if python is None or name is None:
         return None
-    found = template_files(python).get(f"{wanted.template}.json")
-    if found is None:
-        return None
-    return Template(name=wanted.template, title=_title(found.with_name("index.json"), wanted.template))
+    found = template_files(python).get(f"{name}.json")
+    return None if found is None else Template(name=name, title=_title(found.with_name("index.json"), name))
 
 
 def template_files(python: Path) -> dict[str, Path]:

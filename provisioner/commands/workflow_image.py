@@ -33,7 +33,8 @@ class WorkflowImage:
     label: str
     make: Callable[[ImageOptions], Patched]
     options: ImageOptions  # as the workflow has them, where it is known
-    changed: frozenset[str]  # "prompt", "seed", "size"
+    changed: frozenset[str]  # "prompt", "seed", "size", "steps"
+    unchanged: frozenset[str]  # was asked for, and no node is known that takes it
     is_stand_in: bool  # the weights are made up
     phases: Mapping[str, Phase]
 
@@ -41,7 +42,8 @@ class WorkflowImage:
     def note(self) -> str:
         """Say which workflow it is, and what of it was another than in the file."""
         changed = ", ".join(sorted(self.changed)) or "nothing"
-        return f"Generated with {self.label}; changed in it: {changed}."
+        left = f"; asked for, but none of its nodes is known to take it: {', '.join(sorted(self.unchanged))}"
+        return f"Generated with {self.label}; changed in it: {changed}{left if self.unchanged else ''}."
 
     def graph(self, asked: ImageOptions) -> Graph:
         """Return the graph of an image."""
@@ -55,13 +57,19 @@ class WorkflowImage:
         return judge(image, asked, generated_seed=seed, is_stand_in=self.is_stand_in)
 
 
-def _own_workflow(run: Run) -> FoundWorkflow:
-    """Return the workflow of the manifest; raises IntegrityError where the file beside it is another than it names."""
-    own = run.manifest.workflow
+def _own_workflow(run: Run, client: ComfyClient) -> FoundWorkflow:
+    """Return the workflow of the set: a template as the server has it, or the file beside the manifest.
+
+    Raises IntegrityError where that file is another than the manifest names.
+    """
+    own = run.wanted.workflow
     if own is None:
-        raise UsageError(f"{run.manifest.id} names no workflow.", hint="Name one with --workflow FILE.")
+        raise UsageError(f"The set {run.wanted.id} names no workflow.", hint="Name one with --workflow FILE.")
     if own.sha256 is None:
-        return find_workflow(run.session, own.name, run.options.comfyui)
+        data = client.template(own.name)
+        if data is None:
+            return find_workflow(run.session, own.name, run.options.comfyui)
+        return FoundWorkflow(data=data, label=f"ComfyUI's template {own.name}", name=own.name, title=own.name)
     named = run.options.manifest
     folder = shipped_folder() if is_shipped(named) else Path(named).expanduser().absolute().parent
     found = find_workflow(run.session, str(folder / own.name), run.options.comfyui)
@@ -95,7 +103,7 @@ def _with_packs(run: Run, error: WorkflowError, named: str | None) -> WorkflowEr
 
 
 def open_workflow_image(
-    run: Run, named: str | None, client: ComfyClient, asked: ImageOptions, *, has_prompt: bool, has_size: bool
+    run: Run, named: str | None, client: ComfyClient, asked: ImageOptions, given: frozenset[str]
 ) -> WorkflowImage:
     """Return what generates the image of a workflow at a server.
 
@@ -104,11 +112,13 @@ def open_workflow_image(
     run : Run
         Whose ComfyUI is looked at for templates.
     named : str or None
-        A file, an address, or the id of a template; None for the manifest's own.
+        A file, an address, or the id of a template; None for the set's own.
     client : ComfyClient
         The server.
     asked : ImageOptions
-        Its seed is put into the graph, its text and size where `has_prompt` and `has_size`.
+        Its seed is put into the graph, and of its text, size and steps what is in `given`.
+    given : frozenset of str
+        "prompt", "size", "steps".
 
     Raises
     ------
@@ -117,7 +127,7 @@ def open_workflow_image(
     ServerNotUsableError
         The server does not answer.
     """
-    found = find_workflow(run.session, named, run.options.comfyui) if named else _own_workflow(run)
+    found = find_workflow(run.session, named, run.options.comfyui) if named else _own_workflow(run, client)
     flat = read_workflow(found.data, name=found.label)
     try:
         prompt = to_prompt(flat, client.node_classes(), name=found.label)
@@ -125,9 +135,13 @@ def open_workflow_image(
         raise _with_packs(run, error, named) from error
 
     def make(options: ImageOptions) -> Patched:
-        text = options.prompt if has_prompt else None
-        size = (options.width, options.height) if has_size else None
-        return patch_prompt(prompt, text=text, seed=options.seed, size=size)
+        return patch_prompt(
+            prompt,
+            text=options.prompt if "prompt" in given else None,
+            seed=options.seed,
+            size=(options.width, options.height) if "size" in given else None,
+            steps=options.steps if "steps" in given else None,
+        )
 
     first = make(asked)
     known = settings_of(first.prompt)
@@ -142,12 +156,15 @@ def open_workflow_image(
         make=make,
         options=options,
         changed=first.done,
+        unchanged=given - first.done,
         is_stand_in=run.manifest.is_stand_in,
         phases=phases_of(first.prompt),
     )
 
 
-def graph_of_workflow(run: Run, named: str | None, server: str | None, asked: ImageOptions, **given: bool) -> Graph:
+def graph_of_workflow(
+    run: Run, named: str | None, server: str | None, asked: ImageOptions, given: frozenset[str]
+) -> Graph:
     """Return the graph of a workflow as a running server takes it; raises as `open_workflow_image`."""
     from provisioner.comfyui.server.client import ComfyClient
 
@@ -158,4 +175,4 @@ def graph_of_workflow(run: Run, named: str | None, server: str | None, asked: Im
         )
     parse_address(server)
     with ComfyClient(server, cancelled=run.session.cancelled.is_set) as client:
-        return open_workflow_image(run, named, client, asked, **given).graph(asked)
+        return open_workflow_image(run, named, client, asked, given).graph(asked)

@@ -229,7 +229,8 @@ class ArtifactSet:
     artifacts: tuple[Artifact, ...]
     conditions: Conditions = Conditions()
     envelope: Envelope = Envelope()
-    recipe: Recipe | None = None  # None: no test image can be made with it
+    recipe: Recipe | None = None  # how the test image is made without a workflow
+    workflow: ManifestWorkflow | None = None  # makes the test image, also where there is a recipe
     template: str | None = None  # ComfyUI's own workflow template for it, "image_flux2_klein_text_to_image"
     note: str | None = None
 
@@ -300,7 +301,7 @@ class AcceptedLock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestWorkflow:
-    """The workflow of ComfyUI that a manifest's test image is made with: a template, or a file beside the manifest."""
+    """The workflow of ComfyUI that a set's test image is made with: a template, or a file beside the manifest."""
 
     name: str  # of the template, "image_flux2_klein_text_to_image", or of the file
     sha256: str | None = None  # of the file's bytes; None: it is a template
@@ -359,7 +360,6 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     sha256: str  # of the manifest's own bytes
     lock: Lock | None = None  # only what `manifest lock` wrote has one
-    workflow: ManifestWorkflow | None = None  # None: a recipe of the set makes the image
     custom_nodes: tuple[CustomNode, ...] = ()
     is_stand_in: bool = False  # the weights are made up, for a test or a rehearsal: an image of theirs is noise
     other_licences: tuple[Licence, ...] = ()  # of a run for several manifests: those beside ``licence``

@@ -14,7 +14,7 @@ from provisioner.core.units import listing
 def combined(parts: Sequence[tuple[Manifest, ArtifactSet]]) -> Manifest:
     """Return a manifest whose one set holds every file of these sets, for a ComfyUI tree.
 
-    It has no recipe: which of the models would make the test image, nobody said.
+    It has no recipe and no workflow: which of the models would make the test image, nobody said.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from provisioner.core.models import (
 )
 from provisioner.manifest.strict_yaml import coerced
 
+_NUMERIC = tuple("0123456789+-.")
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
 
@@ -41,7 +42,6 @@ def manifest_text(manifest: Manifest) -> str:
             notice=manifest.licence.notice,
         ),
         lock=None if manifest.lock is None else _lock_entry(manifest.lock),
-        workflow=manifest.workflow and _without_none(name=manifest.workflow.name, sha256=manifest.workflow.sha256),
         custom_nodes=[_node_entry(each) for each in manifest.custom_nodes] or None,
         default_set=manifest.default_set,
         sets=[_set_entry(each) for each in manifest.sets],
@@ -49,10 +49,10 @@ def manifest_text(manifest: Manifest) -> str:
     )
 
     class Quoting(yaml.SafeDumper):
-        """Quotes what `parse` takes for something else than text: a digest that begins with 0b, a class called N."""
+        """Quotes what a reader of YAML may take for something else: the digest 0b25... or 12e4..., a class called N."""
 
     def written(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-        is_odd = text.strip() and coerced(text) is not None
+        is_odd = text[:1] in _NUMERIC or (text.strip() and coerced(text) is not None)
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if is_odd else None)
 
     Quoting.add_representer(str, written)
@@ -97,6 +97,7 @@ def _set_entry(wanted: ArtifactSet) -> dict[str, object]:
         conditions=_conditions_entry(wanted.conditions),
         envelope=_envelope_entry(wanted.envelope),
         recipe=None if wanted.recipe is None else _without_none(**asdict(wanted.recipe)),
+        workflow=wanted.workflow and _without_none(name=wanted.workflow.name, sha256=wanted.workflow.sha256),
         template=wanted.template,
         note=wanted.note,
     )

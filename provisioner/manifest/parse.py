@@ -458,9 +458,17 @@ def _recipe(place: Place) -> Recipe:
     return value
 
 
-def _set(place: Place, known: dict[str, Artifact]) -> ArtifactSet:
+def _workflow(place: Place) -> ManifestWorkflow | None:
+    with Fields(place, _SYNONYMS) as fields:
+        name, sha256 = fields.required("name", _NAME), fields.optional("sha256", _SHA256, None)
+        return ManifestWorkflow(name=name, sha256=sha256)
+
+
+def _set(place: Place, known: dict[str, Artifact], workflow: ManifestWorkflow | None) -> ArtifactSet:
+    """Return a set; `workflow` is that of the manifest, for a set that has none of its own."""
     with Fields(place, _SYNONYMS) as fields:
         target = fields.required("target", _TARGET)
+        workflow = fields.optional("workflow", _WORKFLOW, workflow if target == "comfyui" else None)
         value = ArtifactSet(
             id=fields.required("id", _ID),
             title=fields.required("title", LINE),
@@ -469,9 +477,12 @@ def _set(place: Place, known: dict[str, Artifact]) -> ArtifactSet:
             conditions=fields.optional("conditions", _CONDITIONS, Conditions()),
             envelope=fields.optional("envelope", _ENVELOPE, Envelope()),
             recipe=fields.optional("recipe", _RECIPE, None),
+            workflow=workflow,
             template=fields.optional("template", _TEMPLATE, None),
             note=fields.optional("note", PROSE, None),
         )
+    if fields.has("workflow") and target != "comfyui":
+        place.complain("is for a set that ComfyUI reads; expected target: comfyui beside it", "workflow")
     _check_places(place, value)
     return value
 
@@ -549,6 +560,7 @@ _TEMPLATE = matching(
     "the name of a template of ComfyUI, like image_flux2_klein_text_to_image", r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 )
 _RECIPE: Kind[Recipe | None] = Kind("a mapping of clip_type, latent, sampler and a scheduler", _recipe, None)
+_WORKFLOW: Kind[ManifestWorkflow | None] = Kind("a mapping of name and sha256", _workflow, None)
 
 # --- the whole ------------------------------------------------------------------------------------
 
@@ -629,15 +641,6 @@ _BUNDLE_PARTS: Kind[tuple[tuple[str, str], ...]] = list_of(
 _LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and what was installed", _lock, None)
 
 
-def _workflow(place: Place) -> ManifestWorkflow | None:
-    with Fields(place, _SYNONYMS) as fields:
-        name, sha256 = fields.required("name", _NAME), fields.optional("sha256", _SHA256, None)
-        return ManifestWorkflow(name=name, sha256=sha256)
-
-
-_WORKFLOW: Kind[ManifestWorkflow | None] = Kind("a mapping of name and sha256", _workflow, None)
-
-
 def _pack_id(place: Place) -> str:
     text = read_line(place)
     complaint = complaint_about_pack(text)
@@ -702,9 +705,10 @@ def _manifest(place: Place, sha256: str) -> Manifest:
     with Fields(place, _SYNONYMS) as fields:
         schema_version = fields.required("schema_version", _SCHEMA_VERSION)
         artifacts = tuple(each for each in fields.required("artifacts", _ARTIFACTS) if each is not None)
+        workflow = fields.optional("workflow", _WORKFLOW, None)
         one_set = Kind[ArtifactSet | None](
             "a set: a mapping with id, title, target and artifacts",
-            partial(_set, known={each.id: each for each in artifacts}),
+            partial(_set, known={each.id: each for each in artifacts}, workflow=workflow),
             None,
         )
         sets = fields.required("sets", list_of(one_set, "a list of sets, the preferred first"))
@@ -719,7 +723,6 @@ def _manifest(place: Place, sha256: str) -> Manifest:
             sha256=sha256,
             lock=fields.optional("lock", _LOCK, None),
             is_stand_in=fields.optional("is_stand_in", BOOLEAN, default=False),
-            workflow=fields.optional("workflow", _WORKFLOW, None),
             custom_nodes=fields.optional("custom_nodes", _CUSTOM_NODES, ()),
         )
     _check_packs(place, value.custom_nodes)

@@ -103,10 +103,11 @@ def safetensors_file(tensors: Iterable[Tensor], *, metadata: Mapping[str, str] |
     whatever computes with them stays finite.
     """
     ordered = in_file_order(tensors)
-    return b"".join((safetensors_header(ordered, metadata), *(_values(tensor, seed) for tensor in ordered)))
+    return b"".join((safetensors_header(ordered, metadata), *(tensor_values(tensor, seed) for tensor in ordered)))
 
 
-def _values(tensor: Tensor, seed: int) -> bytes:
+def tensor_values(tensor: Tensor, seed: int = 0) -> bytes:
+    """Return the values of a tensor, as `safetensors_file` writes them."""
     is_neutral = re.search(r"norm\w*\.(\d\.)?(weight|scale)$|running_var$|_scale$|num_batches_tracked$", tensor.name)
     if is_neutral or tensor.dtype == "I64":
         return _ONE[tensor.dtype] * tensor.count
@@ -125,7 +126,7 @@ def _values(tensor: Tensor, seed: int) -> bytes:
 def load_table(name: str) -> Table:
     """Return a table of ``tables/`` at its full size: ``load_table("qwen_3_4b")``."""
     raw = cast("dict[str, Any]", json.loads((TABLES / f"{name}.json").read_text(encoding="utf-8")))
-    tensors = tuple(tensor for row in raw["tensors"] for tensor in _expanded(*row))
+    tensors = tuple(tensor for row in raw["tensors"] for tensor in expanded(*row))
     return Table(
         role=raw["role"],
         name=raw["name"],
@@ -138,7 +139,8 @@ def load_table(name: str) -> Table:
     )
 
 
-def _expanded(name: str, dtype: str, shape: Sequence[int]) -> Iterator[Tensor]:
+def expanded(name: str, dtype: str, shape: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the tensors of a row of a table: of a run ``{a..b}`` in its name one for each number."""
     run = re.search(r"\{(\d+)\.\.(\d+)\}", name)
     if run is None:
         yield Tensor(name, dtype, tuple(shape))

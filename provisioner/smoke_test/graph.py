@@ -119,7 +119,7 @@ def recipe_of(chosen: ArtifactSet) -> Recipe:
     """Return how an image is made with a set; raises UsageError where its manifest does not say."""
     if chosen.recipe is None:
         raise UsageError(
-            f"No test image can be made with the set {chosen.id}: its manifest has no `recipe` for it.",
+            f"No test image can be made with {chosen.id}: its manifest has no `recipe` and no `workflow` for it.",
             hint="Its files can be installed and verified; open ComfyUI's own template of the model to use them.",
             set=chosen.id,
         )
@@ -153,9 +153,10 @@ def options_for(
     prompt: str | None = None,
     width: int | None = None,
     height: int | None = None,
+    steps: int | None = None,
     has_tiled_decode: bool = False,
 ) -> ImageOptions:
-    """Return the options of an image: steps and guidance come from the set, the rest from the user.
+    """Return the options of an image: guidance comes from the set, so do steps unless given, the rest from the user.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ def options_for(
         Its envelope says how many steps and which guidance the model was made for.
     seed : int
         0 to 2**64 - 1; a new one unless the user gave it, because ComfyUI answers a repeated graph from its cache.
-    prompt, width, height : optional
+    prompt, width, height, steps : optional
         The user's choice; pixels, multiples of 16.
     has_tiled_decode : bool, optional
         Decode in tiles, which needs far less peak memory and a little more time.
@@ -181,7 +182,7 @@ def options_for(
         seed=seed,
         width=plain.width if width is None else width,
         height=plain.height if height is None else height,
-        steps=plain.steps if envelope.steps is None else envelope.steps,
+        steps=next(each for each in (steps, envelope.steps, plain.steps) if each is not None),
         guidance=plain.guidance if envelope.guidance is None else envelope.guidance,
         has_tiled_decode=has_tiled_decode,
     )

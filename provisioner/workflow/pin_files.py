@@ -262,9 +262,9 @@ def manifest_of(
         artifacts[key] = artifact
         needed += [artifact] if each.file.why_off is None else []
     every = tuple(artifacts.values())
-    sets = [_set("workflow", f"{title}: what it reads", needed)] if needed else []
+    sets = [_set("workflow", f"{title}: what it reads", needed, workflow)] if needed else []
     if len(needed) < len(every):
-        sets.append(_set("everything", f"{title}: with what stands switched off in it", every))
+        sets.append(_set("everything", f"{title}: with what stands switched off in it", every, workflow))
     return Manifest(
         schema_version=1,
         id=slug(name),
@@ -274,7 +274,6 @@ def manifest_of(
         sets=tuple(sets),
         artifacts=every,
         sha256="",
-        workflow=workflow,
         custom_nodes=custom_nodes,
     )
 
@@ -284,8 +283,8 @@ def _ids(first: str) -> Iterable[str]:
     yield from (f"{first}-{number}" for number in range(2, 10_000))
 
 
-def _set(key: str, title: str, artifacts: Iterable[Artifact]) -> ArtifactSet:
-    return ArtifactSet(id=key, title=title, target="comfyui", artifacts=tuple(artifacts))
+def _set(key: str, title: str, artifacts: Iterable[Artifact], workflow: ManifestWorkflow | None) -> ArtifactSet:
+    return ArtifactSet(id=key, title=title, target="comfyui", artifacts=tuple(artifacts), workflow=workflow)
 
 
 def newest(*versions: str | None) -> str | None:

@@ -502,6 +502,10 @@ def test_a_rehearsal_without_an_image_needs_no_environment() -> None:
     assert report.exit_status == 0
     assert report.smoke_test is None
     assert not any(line.startswith("Image") for line in said)
+    assert report.rehearsal is not None
+    claims = [each.claim for each in report.rehearsal.checks]
+    assert (len(claims), claims.count("every file has the SHA-256 the manifest names")) == (36, 5)
+    assert "every file of the workflow is pinned to a commit, with its size and SHA-256" in claims
 
 
 def test_a_rehearsal_rejects_a_folder_that_is_no_environment(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from provisioner.core.models import ManifestWorkflow
+from provisioner.core.models import STATE_FOLDER, HubFile, ManifestWorkflow
 from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text
 from provisioner.rehearsal.faults import Status
 from tests.support.sandbox import TOKEN, Completed, Sandbox, sha256_of, tensors
+from tests.support.stand_ins import bytes_of, sets_of, write_stand_ins
 from tests.support.workflows import node, png, workflow
 
 HUB = "https://huggingface.co"
@@ -82,7 +84,8 @@ def test_a_workflow_becomes_a_manifest_that_installs(sandbox: Sandbox) -> None:
     assert (encoder.folder, encoder.name) == ("text_encoders/sub", "e.safetensors")
     assert lora.licence == "other"
     assert not manifest.licence.is_commercial_use_allowed
-    assert manifest.workflow == ManifestWorkflow(name="my flow.json", sha256=sha256_of(small()))
+    own = ManifestWorkflow(name="my flow.json", sha256=sha256_of(small()))
+    assert [each.workflow for each in manifest.sets] == [own, own]
     assert sandbox.run("manifest", "check", "my-flow.yaml").returncode == 0
     done = sandbox.install("--only", "files", "--manifest", "my-flow.yaml", "--accept-licence", manifest.licence.id)
     assert done.returncode == 0, done.said
@@ -95,7 +98,7 @@ def test_an_image_is_a_workflow_too_and_the_document_lists_the_manifest(sandbox:
     assert done.returncode == 0, done.said
     assert done.json["status"] == "ok"
     assert written(sandbox, "out.yaml").id == "picture"
-    assert written(sandbox, "out.yaml").workflow.name == "picture.png"
+    assert written(sandbox, "out.yaml").sets[0].workflow.name == "picture.png"
 
 
 def test_what_is_there_is_not_overwritten_unless_it_is_named(sandbox: Sandbox) -> None:
@@ -266,28 +269,71 @@ def test_a_pickle_at_another_address_is_taken_with_a_digest(sandbox: Sandbox, we
     assert "--digest names down.pth, which the workflow does not" in done.said
 
 
+def publish_template(folder: Path, name: str, data: bytes, facts: dict[str, str]) -> None:
+    """Publish a package of templates with that one in it, at an index of packages in a folder."""
+    wheel_name = "comfyui_workflow_templates_json-0.1.9-py3-none-any.whl"
+    project = folder / "comfyui-workflow-templates-json"
+    project.mkdir()
+    with zipfile.ZipFile(project / wheel_name, "w") as wheel:
+        wheel.writestr(f"comfyui_workflow_templates_json/templates/{name}.json", data)
+        index = [{"templates": [{"name": name, **facts}]}]
+        wheel.writestr("comfyui_workflow_templates_json/templates/index.json", json.dumps(index))
+    page = f'<a href="{wheel_name}#sha256={sha256_of(project / wheel_name)}">{wheel_name}</a>'
+    (project / "index.html").write_text(page, encoding="utf-8")
+
+
 def test_a_template_comes_from_the_index(sandbox: Sandbox, web: tuple[str, Path]) -> None:
     address, folder = web
     publish(sandbox)
-    name = "comfyui_workflow_templates_json-0.1.9-py3-none-any.whl"
-    project = folder / "comfyui-workflow-templates-json"
-    project.mkdir()
-    index = [{"templates": [{"name": "image_small", "title": "Small:\nText", "minComfyUIVersion": "0.41.0"}]}]
-    with zipfile.ZipFile(project / name, "w") as wheel:
-        wheel.writestr("comfyui_workflow_templates_json/templates/image_small.json", small())
-        wheel.writestr("comfyui_workflow_templates_json/templates/index.json", json.dumps(index))
-    page = f'<a href="{name}#sha256={sha256_of(project / name)}">{name}</a>'
-    (project / "index.html").write_text(page, encoding="utf-8")
+    publish_template(folder, "image_small", small(), {"title": "Small:\nText", "minComfyUIVersion": "0.41.0"})
     words = ("--endpoint", sandbox.hub.endpoint, "--send-token", "--package-index", address)
     done = sandbox.run("manifest", "from-workflow", "image_small", *words)
     assert done.returncode == 0, done.said
     manifest = written(sandbox, "image_small.yaml")
     assert manifest.title == "Small: Text"
-    assert manifest.workflow == ManifestWorkflow(name="image_small")
+    assert manifest.sets[0].workflow == ManifestWorkflow(name="image_small")
     assert manifest.artifacts[0].min_comfyui == "0.41.0"
     done = sandbox.run("manifest", "from-workflow", "image_smal", *words)
     assert done.returncode == 2
     assert "Did you mean image_small?" in done.said
+
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "contract" / "data" / "templates" / "image_z_image_turbo.json"
+
+
+def files_in(tree: Path) -> dict[str, tuple[int, str]]:
+    """Return size and SHA-256 of every model file by its path."""
+    files = [path for path in (tree / "models").rglob("*") if path.is_file() and STATE_FOLDER not in path.parts]
+    return {path.relative_to(tree).as_posix(): (path.stat().st_size, sha256_of(path)) for path in files}
+
+
+def test_the_shipped_manifest_and_the_official_template_lead_to_the_same_files(
+    sandbox: Sandbox, web: tuple[str, Path]
+) -> None:
+    shipped = write_stand_ins(sandbox.folder, sandbox.hub, "z-image-turbo")["z-image-turbo"]
+    (default,) = (each for each in sets_of(shipped) if each.id == "bf16")
+    main = {
+        source.filename: bytes_of(each.sha256)
+        for each in parse_manifest(read_manifest_text("z-image-turbo")[0], file="z").sets[0].artifacts
+        for source in each.sources
+        if isinstance(source, HubFile)
+    }
+    sandbox.hub.add_repository("Comfy-Org/z_image_turbo", "4e" * 20, main, licence="apache-2.0")
+    address, folder = web
+    publish_template(folder, "image_z_image_turbo", TEMPLATE.read_bytes(), {})
+    words = ("--endpoint", sandbox.hub.endpoint, "--send-token", "--package-index", address)
+    made = sandbox.run("manifest", "from-workflow", "image_z_image_turbo", *words)
+    assert made.returncode == 0, made.said
+    theirs = written(sandbox, "image_z_image_turbo.yaml").sets[0]
+    assert theirs.workflow == ManifestWorkflow(name="image_z_image_turbo")
+    trees = [sandbox.folder / name for name in ("by-name", "by-template")]
+    for tree, manifest in zip(trees, (shipped, Path("image_z_image_turbo.yaml")), strict=True):
+        chosen = "bf16" if manifest is shipped else theirs.id
+        done = sandbox.install("--only", "files", "--comfyui", tree, "--manifest", manifest, "--set", chosen)
+        assert done.returncode == 0, done.said
+    by_name, by_template = map(files_in, trees)
+    assert by_name == by_template
+    assert sorted(by_name) == sorted(f"models/{each.folder}/{each.name}" for each in default.artifacts)
 
 
 def test_a_workflow_at_an_address(sandbox: Sandbox, web: tuple[str, Path]) -> None:
@@ -306,7 +352,7 @@ def test_a_workflow_at_an_address(sandbox: Sandbox, web: tuple[str, Path]) -> No
     assert "expected https" in refused.said
     assert done.returncode == 0, done.said
     assert written(sandbox, "far.yaml").id == "far"
-    assert written(sandbox, "far.yaml").workflow is None
+    assert written(sandbox, "far.yaml").sets[0].workflow is None
     assert gone.returncode == 6
 
 

@@ -97,11 +97,11 @@ def test_a_model_is_planned_by_its_shipped_name(sandbox: Sandbox, memory_mib: in
     assert sandbox.hub.requests == ()
 
 
-def test_a_set_without_a_recipe_has_no_test_image_and_says_so(sandbox: Sandbox) -> None:
-    words = ("--manifest", "flux1-schnell", "--set", "fp8", "--comfyui", str(sandbox.tree))
+def test_a_set_that_edits_has_no_test_image_and_says_so(sandbox: Sandbox) -> None:
+    words = ("--manifest", "qwen-image-edit-2511", "--set", "fp8mixed", "--comfyui", str(sandbox.tree))
     drawn = sandbox.run("smoke-test", "--graph", *words)
     assert drawn.returncode == 2
-    assert "its manifest has no `recipe` for it" in drawn.said
+    assert "its manifest has no `recipe` and no `workflow` for it" in drawn.said
     asked = sandbox.run("install", "--only", "smoke", *words)
     assert asked.returncode == 2
-    assert "its manifest has no recipe for it" in asked.said
+    assert "its manifest has no recipe and no workflow for it" in asked.said

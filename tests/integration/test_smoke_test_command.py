@@ -146,7 +146,7 @@ def test_any_workflow_is_generated_with_another_seed(sandbox: Sandbox, tmp_path:
     with ReplayServer(COLD, folder=sandbox.tree) as server:
         words = ("smoke-test", "--server", server.url, "--workflow", path, "--image", image)
         plain = sandbox.run(*words, "--json")
-        asked = sandbox.run(*words, "--prompt", "a fox", "--seed", "7", *SMALL)
+        asked = sandbox.run(*words, "--prompt", "a fox", "--seed", "7", "--steps", "3", *SMALL)
         shown = sandbox.run(*words, "--graph", "--seed", "7")
         first, second = (each["prompt"] for each in server.asked("POST", "/prompt"))
     assert plain.returncode == 0, plain.said
@@ -157,8 +157,8 @@ def test_any_workflow_is_generated_with_another_seed(sandbox: Sandbox, tmp_path:
     assert first["14"]["inputs"] == {"samples": ["13", 0], "vae": ["5:3", 0]}
     assert "16" not in first
     assert asked.returncode == 0, asked.said
-    assert f"Generated with {path}; changed in it: prompt, seed, size." in asked.said
-    expected = build_graph(KLEIN_RECIPE, NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256))
+    assert f"Generated with {path}; changed in it: prompt, seed, size, steps." in asked.said
+    expected = build_graph(KLEIN_RECIPE, NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256, steps=3))
     kinds = {node["class_type"]: node["inputs"] for node in second.values()}
     for each in expected.values():  # but for the ids of nodes and the name of the file it is the graph of ours
         values = {name: value for name, value in each["inputs"].items() if not isinstance(value, list)}
@@ -167,22 +167,40 @@ def test_any_workflow_is_generated_with_another_seed(sandbox: Sandbox, tmp_path:
     assert json.loads(shown.stdout)["12"]["inputs"]["noise_seed"] == 7
 
 
-def test_a_manifest_has_its_own_workflow(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_an_installation_ends_with_the_image_of_the_manifests_own_workflow(sandbox: Sandbox, tmp_path: Path) -> None:
     own = sandbox.plant(tmp_path / "own.json", klein_workflow())
     document = json.loads(sandbox.manifest.read_text(encoding="utf-8"))
     document["workflow"] = {"name": own.name, "sha256": sha256_of(own)}
+    del document["sets"][0]["recipe"]
     manifest = sandbox.plant(tmp_path / "with.yaml", json.dumps(document).encode())
     with ReplayServer(COLD, folder=sandbox.tree) as server:
-        words = ("smoke-test", "--server", server.url, "--manifest", manifest, "--image", tmp_path / "x.png")
-        done = sandbox.run(*words)
+        words = ("--server", server.url, "--manifest", manifest, "--image", tmp_path / "x.png")
+        done = sandbox.run("install", "--only", "files,smoke", *words, "--json")
         own.write_bytes(klein_workflow() + b" ")
         sandbox.expect(own, own.read_bytes())
-        refused = sandbox.run(*words)
+        refused = sandbox.run("smoke-test", *words)
         (sent,) = server.asked("POST", "/prompt")
     assert done.returncode == 0, done.said
+    assert done.json["details"]["smoke_test"]["picture"]["verdict"] == "noise"
     assert "5:1" in sent["prompt"]
     assert refused.returncode == 7
     assert f"{own} is not the workflow that the manifest names" in refused.said
+
+
+def test_a_template_is_the_one_that_the_server_offers(sandbox: Sandbox, tmp_path: Path) -> None:
+    document = json.loads(sandbox.manifest.read_text(encoding="utf-8"))
+    document["workflow"] = {"name": "image_mine"}
+    manifest = sandbox.plant(tmp_path / "with.yaml", json.dumps(document).encode())
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        server.faults.answers["/templates/image_mine.json"] = (200, "application/json", klein_workflow())
+        words = ("smoke-test", "--server", server.url, "--manifest", manifest, "--image", tmp_path / "x.png")
+        done, other = sandbox.run_each([words, (*words, "--steps", "5000")])
+        (sent,) = server.asked("POST", "/prompt")
+    assert done.returncode == 0, done.said
+    assert "Generated with ComfyUI's template image_mine; changed in it: seed." in done.said
+    assert "5:1" in sent["prompt"]
+    assert other.returncode == 2
+    assert "'5000' is not a number of steps from 1 to 4096" in other.said
 
 
 def test_a_workflow_whose_nodes_are_not_there_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -392,7 +410,7 @@ def test_a_set_without_the_three_files_has_no_graph(sandbox: Sandbox, make_sandb
     other.publish(VAE)
     done = other.run("smoke-test", "--graph")
     assert done.returncode == 2
-    assert "its manifest has no `recipe` for it" in done.said
+    assert "its manifest has no `recipe` and no `workflow` for it" in done.said
 
 
 # --- a server of our own -----------------------------------------------------------------------

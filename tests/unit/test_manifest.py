@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from provisioner.core.models import (
     HubFile,
     Licence,
     Lookalike,
+    ManifestWorkflow,
     OciFile,
     OciRepository,
     Provenance,
@@ -32,6 +34,7 @@ from provisioner.core.models import (
     UrlFile,
     Variant,
 )
+from provisioner.manifest.entries import manifest_text
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.strict_yaml import Issues, Kind, Mapping, Place, Scalar, Sequence, compose, read_text, take
 
@@ -239,6 +242,29 @@ def test_a_recipe_and_a_template_arrive() -> None:
     first = parse_manifest(text, file="x.yaml").sets[0]
     assert first.recipe == Recipe(clip_type="flux2", latent="EmptyLatentImage", sampler="euler", scheduler="simple")
     assert first.template == "image_x"
+
+
+def test_a_workflow_of_the_manifest_is_that_of_every_comfyui_set_without_its_own() -> None:
+    own = with_changes((("sets", 0, "workflow"), {"name": "image_y"}))
+    first, cache = parse_manifest(text_of(own), file="x.yaml").sets
+    assert first.workflow == ManifestWorkflow(name="image_y")
+    assert cache.workflow is None
+    first, cache = parse_manifest(text_of(DOCUMENT), file="x.yaml").sets
+    assert first.workflow == ManifestWorkflow(name="mine.json", sha256=A64)
+    assert cache.workflow is None
+
+
+def test_a_workflow_for_a_set_that_comfyui_does_not_read_is_refused() -> None:
+    (found,) = issues_of(text_of(with_changes((("sets", 1, "workflow"), {"name": "image_y"}))))
+    assert "sets[1].workflow: is for a set that ComfyUI reads" in found
+
+
+@pytest.mark.parametrize("start", ["0b", "1e", "12", "ab"])
+def test_a_manifest_that_was_written_is_read_again_whatever_its_digests_look_like(start: str) -> None:
+    manifest = parse_manifest(text_of(DOCUMENT), file="x.yaml")
+    artifacts = (replace(manifest.artifacts[0], sha256=start + "0" * 62), *manifest.artifacts[1:])
+    text = manifest_text(replace(manifest, artifacts=artifacts))
+    assert parse_manifest(text, file="y.yaml").artifacts[0].sha256 == start + "0" * 62
 
 
 # --- what is right ---------------------------------------------------------------------------------
@@ -639,7 +665,7 @@ UNKNOWN_KEYS: tuple[tuple[Path_, str, str], ...] = (
     ((), "defaultset", "did you mean 'default_set'?"),
     (("workflow",), "files", "is not a key here"),
     ((), "license", "did you mean 'licence'?"),
-    ((), "xyz", "known are schema_version, artifacts, sets"),
+    ((), "xyz", "known are schema_version, artifacts, workflow"),
     (("licence",), "notices", "did you mean 'notice'?"),
     (SET, "files", "did you mean 'artifacts'?"),
     ((*SET, "conditions"), "min_vram_bytes", "did you mean 'min_vram'?"),

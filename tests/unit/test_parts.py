@@ -9,7 +9,7 @@ import pytest
 
 from provisioner.commands.parts import can_generate, needs_program, parse_parts
 from provisioner.core.errors import UsageError
-from provisioner.core.models import ArtifactSet
+from provisioner.core.models import ArtifactSet, ManifestWorkflow
 from provisioner.manifest.parse import parse_manifest
 
 MANIFEST = Path(__file__).resolve().parents[2] / "manifests" / "flux2-klein-4b.yaml"
@@ -39,9 +39,19 @@ def test_a_whole_model_without_a_recipe_gets_its_program_and_no_image() -> None:
     assert needs_program(wanted)
     assert not can_generate(wanted)
     assert parse_parts(None, wanted) == {"files", "environment"}
-    with pytest.raises(UsageError, match="its manifest has no recipe for it") as caught:
+    with pytest.raises(UsageError, match="its manifest has no recipe and no workflow for it") as caught:
         parse_parts("smoke", wanted)
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_a_set_with_a_workflow_makes_an_image_whatever_its_files_are(kept: int) -> None:
+    plain = replace(SETS[0], recipe=None, artifacts=SETS[0].artifacts[:kept])
+    wanted = replace(plain, workflow=ManifestWorkflow(name="image_x"))
+    assert needs_program(wanted)
+    assert can_generate(wanted)
+    assert parse_parts(None, wanted) == {"files", "environment", "smoke"}
+    assert not can_generate(replace(plain, workflow=None))
 
 
 def test_one_file_with_everything_in_it_is_a_whole_model() -> None:

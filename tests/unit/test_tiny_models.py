@@ -12,6 +12,7 @@ import pytest
 import safetensors
 
 from provisioner.core.models import BLOCK_SIZE
+from provisioner.rehearsal.other_model import other_model
 from provisioner.rehearsal.tiny_models import (
     Tensor,
     load_table,
@@ -21,6 +22,8 @@ from provisioner.rehearsal.tiny_models import (
     small_comfyui_files,
 )
 from provisioner.rehearsal.tiny_pipeline import TransformerSize, small_diffusers_repository, transformer_tensors
+from provisioner.workflow.model_files import model_files
+from provisioner.workflow.read_workflow import read_workflow
 
 TABLES = {"diffusion_model": "flux-2-klein-4b-fp8", "text_encoder": "qwen_3_4b", "vae": "flux2-vae"}
 
@@ -247,3 +250,20 @@ def test_the_pipeline_is_the_distilled_klein(repository: dict[str, bytes]) -> No
     assert set(index) - {"_class_name", "_diffusers_version", "is_distilled"} == {
         path.split("/")[0] for path in repository if "/" in path
     }
+
+
+# --- the second model of the rehearsal ----------------------------------------------------------------
+
+
+def test_the_workflow_of_the_second_model_names_its_files_which_are_true_ones() -> None:
+    other = other_model("model07")
+    named = model_files(read_workflow(other.workflow, name="x"))
+    assert {(each.folder, each.name, each.urls) for each in named} == {
+        (file.folder, file.name, (f"https://huggingface.co/model07/model07/resolve/main/{place}",))
+        for file, place in zip(other.files, other.published, strict=True)
+    }
+    assert all(each.why_off is None for each in named)
+    model, encoder, vae = (opened(each.data) for each in other.files)
+    assert {"joint_blocks.1.context_block.attn.qkv.weight", "final_layer.linear.weight"} <= set(model)
+    assert encoder["text_model.encoder.layers.11.mlp.fc1.weight"][1] == (48, 12)  # 3072 x 768 in a whole one
+    assert "taesd_decoder.1.weight" in vae

@@ -161,6 +161,11 @@ class ComfyClient:
         """Return what the server says of every class of node that it has."""
         return as_dict(self._web.get_json("/object_info", timeout_s=_ACCEPT_S, most_bytes=_CLASSES_BYTES))
 
+    def template(self, name: str) -> bytes | None:
+        """Return a workflow template that the server offers, as it is in its packages; None where it has none."""
+        answer = self._web.get(f"/templates/{name}.json")
+        return answer.data if answer.status == 200 and isinstance(answer.json(), dict) else None
+
     def _object_info(self, node_class: str) -> object:
         return self._web.get_json(f"/object_info/{node_class}")
 
