@@ -35,6 +35,7 @@ class WorkflowImage:
     changed: frozenset[str]  # "prompt", "seed", "size"
     is_stand_in: bool  # the weights are made up
     phases: Mapping[str, Phase]
+    frames: int | None  # of a video, as they stand in it
 
     @property
     def note(self) -> str:
@@ -122,6 +123,7 @@ def open_workflow_image(
         changed=first.done,
         is_stand_in=run.manifest.is_stand_in,
         phases=phases_of(first.prompt),
+        frames=known.frames,
     )
 
 
