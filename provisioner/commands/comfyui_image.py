@@ -19,7 +19,8 @@ from provisioner.commands.image_options import (
     PHASE_STAGES,
     SmokeTestOptions,
     advice_on_memory,
-    keep_image,
+    image_path,
+    keep_output,
     log_path_of,
 )
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
@@ -46,21 +47,25 @@ from provisioner.smoke_test.later_images import (
     later_seed,
     patience_s,
 )
+from provisioner.smoke_test.media import Asked
 from provisioner.smoke_test.results import (
     Card,
     CardUse,
     ImageFacts,
     ImageOptions,
     ImageRun,
+    MediaFacts,
     ModelNames,
     SmokeTest,
     Timings,
+    Verdict,
 )
 
 if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
     from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
     from provisioner.comfyui.server.server_process import ServerProcess
+    from provisioner.commands.made_media import Keep
     from provisioner.commands.stages import Stages
     from provisioner.core.ports import Cancelled
     from provisioner.environment.state import Observation
@@ -75,6 +80,7 @@ class ReadyServer:
     """A ComfyUI of ours that answers; `end` ends it and deletes its folders."""
 
     process: ServerProcess
+    python: Path  # that it was started with
     sampler: VramSampler  # measures the GPU from before its start on; paused
     card: Card | None  # that it was given
     uses_before: tuple[CardUse, ...]  # NVML's answers for every card before its start
@@ -151,7 +157,9 @@ def start_for_image(
             came_of_it(f"ComfyUI from {comfyui.folder}")
         sampler.watch(process.pid)
         sampler.pause()
-        return ReadyServer(process=process, sampler=sampler, card=card, uses_before=uses_before, end=stack.pop_all())
+        return ReadyServer(
+            process=process, python=python, sampler=sampler, card=card, uses_before=uses_before, end=stack.pop_all()
+        )
 
 
 def generate_with_comfyui(
@@ -173,13 +181,14 @@ def generate_with_comfyui(
             VramSampler(uuid=card.uuid if card else None) as sampler,
             advice_on_memory(run, options, machine if is_here else None, sampler),
         ):
-            return _generate_at(run, options, asked, options.server, None, sampler)
+            python = None if comfyui is None else python_of(run, comfyui, environment)[0]
+            return _generate_at(run, options, asked, options.server, None, sampler, python)
     if ready is None:
         ready = start_for_image(run, options, comfyui=comfyui, environment=environment)
     with ready.end, advice_on_memory(run, options, machine, ready.sampler):
         process = ready.process
         ready.sampler.resume()
-        smoke = _generate_at(run, options, asked, process.address.url, process, ready.sampler)
+        smoke = _generate_at(run, options, asked, process.address.url, process, ready.sampler, ready.python)
         if process.facts is None:
             return smoke
         found = _judge_device(process.facts, ready.card)
@@ -198,11 +207,12 @@ def _generate_at(
     url: str,
     process: ServerProcess | None,
     sampler: VramSampler,
+    python: Path | None,
 ) -> SmokeTest:
     from provisioner.comfyui.server.client import ComfyClient
 
     with ComfyClient(url, cancelled=run.session.cancelled.is_set, process=process) as client:
-        return _generate(run, options, asked, client, process, sampler)
+        return _generate(run, options, asked, client, process, sampler, python)
 
 
 def program_and_python(
@@ -249,6 +259,7 @@ def _generate(
     client: ComfyClient,
     process: ServerProcess | None,
     sampler: VramSampler,
+    python: Path | None,
 ) -> SmokeTest:
     facts = client.system_stats()
     drawing = _drawing(run, options, asked, client, facts)
@@ -264,28 +275,83 @@ def _generate(
             hint="Leave --seed out, so that a fresh one is taken.",
             cause="cached",
         )
-    run.session.stages.begin(*CHECK_STAGE)
-    image = read_image(generated.image)
-    made = replace(asked, width=image.width, height=image.height) if drawing.has_own_size else asked
+    path = (options.image or image_path(asked)).expanduser().absolute()
+    judging = _Judging(run, drawing, client, python)
+    made = judging.judge(generated, asked, _beside(path))
     smoke = SmokeTest(
         backend="comfyui",
-        options=made,
+        options=made.with_own_size(asked) if drawing.has_own_size else asked,
         names=drawing.names,
         timings=_timings(generated, process, drawing.phases),
-        image=image,
-        image_path=keep_image(generated.image, options, asked),
+        image=made.image,
+        image_path=None if generated.image is None else keep_output(generated.image, path),
+        media=made.media,
         vram=sampler.reading,
         device=_device(facts),
         versions=_versions(facts),
         started_with=started_with(options, facts.argv, None if process is not None else client.address.url),
         log_path=None if process is None else process.log_path,
         notes=(*drawing.notes, *(note_on_unused(options) if process is not None else ())),
-        findings=drawing.judge(image, generated.image, asked),
+        findings=made.findings,
     )
     sampler.pause()  # the curve is that of the first image
     number = images_wanted(options.images, facts.devices[0].kind if facts.devices else None)
-    smoke = _with_later_images(run, options, smoke, drawing, number, client, process, sampler, generated.total_s)
+    smoke = _with_later_images(run, options, smoke, judging, number, process, sampler, generated.total_s)
     return replace(smoke, findings=(*smoke.findings, *_findings_in_log(process)))
+
+
+def _beside(path: Path) -> Keep:
+    """Return what writes files beside a path: with its name, and another end."""
+    return lambda data, end: keep_output(data, path.with_name(f"{path.stem}{end}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What came of one prompt, judged."""
+
+    image: ImageFacts | None
+    media: tuple[MediaFacts, ...]
+    findings: tuple[Finding, ...]
+
+    def with_own_size(self, asked: ImageOptions) -> ImageOptions:
+        """Return what was asked for with the size of the image, else of the first video."""
+        seen = (self.image, *(each.video for each in self.media))
+        sizes = [(each.width, each.height) for each in seen if each is not None]
+        return replace(asked, width=sizes[0][0], height=sizes[0][1]) if sizes else asked
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the image looks like, or the frame of the first video; None where there is neither."""
+        seen = (self.image, *(each.frame for each in self.media))
+        return next((likeness_of(each.figures).verdict for each in seen if each is not None), None)
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """Reads and judges whatever a prompt made."""
+
+    run: Run
+    drawing: _Drawing
+    client: ComfyClient
+    python: Path | None  # of ComfyUI; None: not known
+
+    def judge(self, generated: Generated, asked: ImageOptions, keep: Keep) -> _Made:
+        """Return what was made; `keep` writes videos and sounds, which are read from there."""
+        self.run.session.stages.begin(*CHECK_STAGE)
+        image = None if generated.image is None else read_image(generated.image)
+        found = () if image is None else self.drawing.judge(image, generated.image or b"", asked)
+        if not generated.media:
+            return _Made(image=image, media=(), findings=found)
+        from provisioner.commands.made_media import MediaJudge
+
+        size = None if self.drawing.has_own_size else (asked.width, asked.height)
+        media, wrong = MediaJudge(
+            python=self.python,
+            cancelled=self.run.session.cancelled.is_set,
+            asked=Asked(size=size, frames=self.drawing.frames),
+            is_stand_in=self.run.manifest.is_stand_in,
+        ).judge(generated.media, self.client.fetch, keep)
+        return _Made(image=image, media=media, findings=(*found, *wrong))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +365,7 @@ class _Drawing:
     names: ModelNames | None = None
     notes: tuple[str, ...] = ()
     has_own_size: bool = False  # a workflow says how large the image is, and not the one who asks for it
+    frames: int | None = None  # of a video, as a workflow says
 
 
 def _drawing(
@@ -318,6 +385,7 @@ def _drawing(
             phases=found.phases,
             notes=(found.note,),
             has_own_size="size" not in found.changed,
+            frames=found.frames,
         )
     recipe = recipe_of(run.wanted)
     listed = client.listed_models(_classes(recipe, asked))
@@ -339,9 +407,8 @@ def _with_later_images(
     run: Run,
     options: SmokeTestOptions,
     smoke: SmokeTest,
-    drawing: _Drawing,
+    judging: _Judging,
     number: int,
-    client: ComfyClient,
     process: ServerProcess | None,
     sampler: VramSampler,
     first_s: float,
@@ -349,16 +416,17 @@ def _with_later_images(
     """Generate images with other seeds until there are `number`; the first one that is wrong is the last."""
     from provisioner.smoke_test.vram import resident_bytes
 
-    def measured(seed: int, total_s: float, image: ImageFacts | None) -> ImageRun:
+    def measured(seed: int, total_s: float, made: _Made) -> ImageRun:
         return ImageRun(
             seed=seed,
             total_s=total_s,
             vram_bytes=sampler.held_bytes(),
             memory_bytes=None if process is None else resident_bytes(process.pid),
-            verdict=None if image is None else likeness_of(image.figures).verdict,
+            verdict=made.verdict,
         )
 
-    runs = [measured(smoke.options.seed, first_s, smoke.image)]
+    drawing = judging.drawing
+    runs = [measured(smoke.options.seed, first_s, _Made(image=smoke.image, media=smoke.media, findings=()))]
     found: tuple[Finding, ...] = ()
     limit_s = patience_s(first_s, options.timeout_s)
     while len(runs) < number and not any(each.severity == "problem" for each in found):
@@ -367,9 +435,9 @@ def _with_later_images(
         stages.begin("generating", f"image {len(runs) + 1} of {number}", "generated")
         try:
             on_progress = _steps(stages, drawing.phases)
-            generated = client.generate(drawing.graph(asked), timeout_s=limit_s, on_progress=on_progress)
-            image = read_image(generated.image)
-            judged = drawing.judge(image, generated.image, asked)
+            generated = judging.client.generate(drawing.graph(asked), timeout_s=limit_s, on_progress=on_progress)
+            with scratch_folder("klein-setup-") as folder:
+                made = judging.judge(generated, asked, _beside(folder / "later"))
         except MemoryExhaustedError as error:
             error.args = (f"The first image is {smoke.image_path}; image {len(runs) + 1} failed: {error}",)
             raise
@@ -377,8 +445,8 @@ def _with_later_images(
             found = (*found, failed_later(len(runs) + 1, runs[0], error, limit_s))
             stages.fail(error)
             break
-        found = (*found, *judged_later(len(runs) + 1, judged))
-        runs.append(measured(asked.seed, generated.total_s, image))
+        found = (*found, *judged_later(len(runs) + 1, made.findings))
+        runs.append(measured(asked.seed, generated.total_s, made))
     return replace(smoke, runs=tuple(runs), findings=(*smoke.findings, *found, *growth(runs)))
 
 

@@ -358,7 +358,8 @@ class _Asking:
     # --- the Hub ---
 
     def _hub(self, ask: Callable[[HubFacts], T]) -> T:
-        return self._session.fetcher.with_or_without_token(lambda credentials: ask(HubFacts(credentials)))
+        cancelled = self._session.cancelled.is_set
+        return self._session.fetcher.with_or_without_token(lambda credentials: ask(HubFacts(credentials, cancelled)))
 
     def _ask_hub(self, addresses: Sequence[HubAddress]) -> None:
         """Ask about every repository once; what it denies is remembered, a network that fails ends the command."""
@@ -417,14 +418,13 @@ class _Asking:
 
     def _civitai_offer(self, version: int) -> Offer | str:
         """Return what Civitai says of a version's main file; its API is documented at developer.civitai.com."""
-        from provisioner.files.download.small_file import fetch_bytes
+        from provisioner.files.download.small_file import fetch_bytes, patiently
 
         if self._session.is_offline:
             return "Civitai was not asked, as the network is off"
+        api = f"{self._options.civitai.rstrip('/')}/api/v1/model-versions/{version}"
         try:
-            answer = fetch_bytes(
-                f"{self._options.civitai.rstrip('/')}/api/v1/model-versions/{version}", most=_MOST_ANSWER
-            )
+            answer = patiently(lambda: fetch_bytes(api, most=_MOST_ANSWER), cancelled=self._session.cancelled.is_set)
         except AccessError as error:
             return f"Civitai does not show version {version}: {error}"
         files = [as_dict(each) for each in as_list(as_dict(parse_object(answer)).get("files"))]
@@ -442,7 +442,7 @@ class _Asking:
         )
 
     def _plain_offer(self, url: str, given: str | None) -> Offer | str:
-        from provisioner.files.download.small_file import fetch_size
+        from provisioner.files.download.small_file import fetch_size, patiently
         from provisioner.network.http_session import shown
 
         if given is None:
@@ -450,7 +450,7 @@ class _Asking:
         if self._session.is_offline:
             return "its size was not asked for, as the network is off"
         try:
-            size = fetch_size(url)
+            size = patiently(lambda: fetch_size(url), cancelled=self._session.cancelled.is_set)
         except AccessError as error:
             return f"{error}".rstrip(".")
         if size is None:

@@ -136,12 +136,11 @@ def check_place(options: SmokeTestOptions) -> None:
         raise _not_kept(path, reason)
 
 
-def keep_image(image: bytes, options: SmokeTestOptions, asked: ImageOptions) -> Path:
-    """Write the image; raises NotWritableError where that is not possible."""
-    path = (options.image or image_path(asked)).expanduser().absolute()
+def keep_output(data: bytes, path: Path) -> Path:
+    """Write what was made, and return its path; raises NotWritableError where that is not possible."""
     try:
         Root(path.parent).make_folder()
-        write_output(path, image)
+        write_output(path, data)
     except StorageError as error:
         raise _not_kept(path, reason_of(error)) from error
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.json_reader import as_dict
+from provisioner.core.json_reader import as_dict, as_list
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.report.outcome import Report
 
@@ -67,10 +67,11 @@ def open_page(path: Path, say: Callable[[str], None]) -> None:
 
 
 def _image_of(document: Mapping[str, Any]) -> bytes | None:
-    """Return the image of the run, else of the last one that made an image; None where it is gone or another one."""
+    """Return the image of the run, or a frame of its video, else those of the last that made one; None: it is gone."""
     details = as_dict(document.get("details"))
     smoke = details.get("smoke_test") or as_dict(details.get("last_image")).get("smoke_test")
-    picture = as_dict(as_dict(smoke).get("picture"))
+    frames = [as_dict(as_dict(each).get("frame")) for each in as_list(as_dict(smoke).get("media"))]
+    picture = as_dict(as_dict(smoke).get("picture")) or next((each for each in frames if each), {})
     try:
         path = Path(str(picture["path"]))
         if not path.is_file() or path.stat().st_size > _LARGEST_IMAGE:

@@ -37,6 +37,7 @@ class WorkflowImage:
     unchanged: frozenset[str]  # was asked for, and no node is known that takes it
     is_stand_in: bool  # the weights are made up
     phases: Mapping[str, Phase]
+    frames: int | None  # of a video, as they stand in it
 
     @property
     def note(self) -> str:
@@ -159,6 +160,7 @@ def open_workflow_image(
         unchanged=given - first.done,
         is_stand_in=run.manifest.is_stand_in,
         phases=phases_of(first.prompt),
+        frames=known.frames,
     )
 
 

@@ -55,6 +55,9 @@ class Retries:
         return min(self.longest_pause_s, self.first_pause_s * 2.0 ** (failures - 1)) * (0.5 + jitter / 2)
 
 
+NOBODY_THERE = Retries(attempts=4)
+"""For a server that does not answer at all: about three seconds."""
+
 FEW_RETRIES = Retries(attempts=3, first_pause_s=4.0)
 """For what is fetched in one go and begun again from its first byte."""
 

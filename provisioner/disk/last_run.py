@@ -152,13 +152,13 @@ def _with_last_image(
 ) -> Mapping[str, object]:
     """Return a document that has the image of the one before it, unless it has one of its own."""
     details = document.get("details")
-    if before is None or not isinstance(details, dict) or _image_path(details):
+    if before is None or not isinstance(details, dict) or _made_something(details):
         return document
     earlier = before.get("details")
     if not isinstance(earlier, dict):
         return document
     last: object = earlier.get("last_image")
-    if _image_path(earlier):
+    if _made_something(earlier):
         ended_at = before.get("ended_at")
         made_at = ended_at if isinstance(ended_at, str) else last_report_time(folder)
         named = {key: before.get(key) for key in ("target", "manifest")}
@@ -166,12 +166,12 @@ def _with_last_image(
     return document if last is None else {**document, "details": {**details, "last_image": last}}
 
 
-def _image_path(details: Mapping[str, object]) -> str | None:
-    """Return where the image of these details is."""
-    found: object = details
-    for key in ("smoke_test", "picture", "path"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, str) else None
+def _made_something(details: Mapping[str, object]) -> bool:
+    """Whether an image, a video or a sound stands in these details."""
+    smoke = details.get("smoke_test")
+    picture = smoke.get("picture") if isinstance(smoke, dict) else None
+    has_image = isinstance(picture, dict) and isinstance(picture.get("path"), str)
+    return has_image or (isinstance(smoke, dict) and bool(smoke.get("media")))
 
 
 def write_defect_log(folder: Path, text: str) -> Path | None:

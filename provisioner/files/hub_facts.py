@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.core.errors import (
     AccessError,
@@ -20,12 +21,16 @@ from provisioner.core.errors import (
     UnreachableError,
 )
 from provisioner.core.models import HubFile
+from provisioner.core.ports import Cancelled
+from provisioner.core.retries import asked_patience_s
 from provisioner.files.download.resolve import hub_url
-from provisioner.files.download.small_file import fetch_bytes
+from provisioner.files.download.small_file import fetch_bytes, patiently
 from provisioner.network.http_session import Credentials
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_Answer = TypeVar("_Answer")
 
 _TIMEOUT_S = 60.0  # the client itself waits for ever (huggingface_hub 2.4.0)
 SMALL = 32 * 1024 * 1024
@@ -60,9 +65,12 @@ class HubFacts:
     ----------
     credentials : Credentials
         The Hub's address, and the token for it.
+    cancelled : callable
+        Asked while it waits before another attempt; true stops with KeyboardInterrupt.
     """
 
     credentials: Credentials
+    cancelled: Cancelled = lambda: False
     _digests: dict[tuple[str, str], str] = field(default_factory=dict)  # by repository and git blob id
 
     def repository(self, repo_id: str, revision: str | None = None) -> RepositoryFacts:
@@ -75,10 +83,7 @@ class HubFacts:
         AccessError
             It does not show this repository to us, or has no such revision.
         """
-        try:
-            about = self._api().model_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
-        except self._errors() as error:
-            raise self._explained(repo_id, error) from error
+        about = self._asked(repo_id, lambda: self._api().model_info(repo_id, revision=revision, timeout=_TIMEOUT_S))
         if not about.sha:
             raise ServerError(f"the Hub names no commit of {repo_id}")
         card = about.card_data
@@ -93,10 +98,8 @@ class HubFacts:
         """Return what the Hub says of some files, without those that it does not have; raises as `repository`."""
         from huggingface_hub.hf_api import RepoFile
 
-        try:
-            listed = self._api().get_paths_info(repo_id, sorted(set(filenames)), revision=commit)
-        except self._errors() as error:
-            raise self._explained(repo_id, error) from error
+        names = sorted(set(filenames))
+        listed = self._asked(repo_id, lambda: self._api().get_paths_info(repo_id, names, revision=commit))
         found: dict[str, FileFacts] = {}
         for each in listed:
             if isinstance(each, RepoFile):  # and no folder of that name
@@ -109,7 +112,10 @@ class HubFacts:
     def beginning(self, source: HubFile, count: int) -> bytes:
         """Return the first bytes of a file, `count` at most; raises as `fetch_bytes`."""
         address = hub_url(self.credentials.endpoint, source)
-        return fetch_bytes(address, most=count, credentials=self.credentials, is_beginning=True, source=source)
+        return patiently(
+            lambda: fetch_bytes(address, most=count, credentials=self.credentials, is_beginning=True, source=source),
+            cancelled=self.cancelled,
+        )
 
     def _digest(self, source: HubFile, size: int, git_oid: str) -> str:
         """Return the SHA-256 of a file that git keeps itself: the Hub knows its git blob id only."""
@@ -120,11 +126,27 @@ class HubFacts:
         if size > SMALL:
             raise NotTheFileError(f"{where} is not in LFS and has {size} bytes; expected a small file")
         address = hub_url(self.credentials.endpoint, source)
-        content = fetch_bytes(address, most=SMALL, credentials=self.credentials, source=source)
+        content = patiently(
+            lambda: fetch_bytes(address, most=SMALL, credentials=self.credentials, source=source),
+            cancelled=self.cancelled,
+        )
         prefix = b"blob %d\0" % len(content)
         if hashlib.sha1(prefix + content, usedforsecurity=False).hexdigest() != git_oid:
             raise NotTheFileError(f"the Hub sent other bytes for {where} than it lists")
         return self._digests.setdefault((source.repo_id, git_oid), hashlib.sha256(content).hexdigest())
+
+    # --- patience ---------------------------------------------------------------------------------
+
+    def _asked(self, repo_id: str, ask: Callable[[], _Answer]) -> _Answer:
+        """Return what the Hub's client answers, its errors as ours."""
+
+        def attempt() -> _Answer:
+            try:
+                return ask()
+            except self._errors() as error:
+                raise self._explained(repo_id, error) from error
+
+        return patiently(attempt, cancelled=self.cancelled)
 
     # --- the client -------------------------------------------------------------------------------
 
@@ -159,7 +181,7 @@ class HubFacts:
                 hint=self._hint_about_access(),
             )
         if isinstance(error, errors.HfHubHTTPError):
-            return self._refused(repo_id, error.response.status_code)
+            return self._refused(repo_id, error.response.status_code, error.response.headers)
         if isinstance(error, (ValueError, TypeError, KeyError)):
             return ServerError(f"{address} answers otherwise than a Hub does ({type(error).__name__})")
         return UnreachableError(
@@ -167,18 +189,30 @@ class HubFacts:
             hint="Look at the connection and at --endpoint, and run it again.",
         )
 
-    def _refused(self, repo_id: str, status: int) -> KleinError:
+    def _refused(self, repo_id: str, status: int, headers: Mapping[str, str]) -> KleinError:
         if status == 401:
             return UnauthorizedError(
                 f"the Hub wants to know who asks for {repo_id} (401)", hint=self._hint_about_access()
             )
         if status == 429:
-            return RateLimitedError("the Hub asks for patience (429)", hint="Wait five minutes and run it again.")
+            return RateLimitedError(
+                "the Hub asks for patience (429)",
+                hint="Wait five minutes and run it again.",
+                **_context(status, headers),
+            )
         if 400 <= status < 500:
             return AccessError(f"the Hub refuses {repo_id} ({status})", hint=self._hint_about_access())
-        return ServerError(f"the Hub answers {status} for {repo_id}", hint="Run it again later.")
+        return ServerError(
+            f"the Hub answers {status} for {repo_id}", hint="Run it again later.", **_context(status, headers)
+        )
 
     def _hint_about_access(self) -> str:
         if self.credentials.token:
             return "Look whether the token is valid and may read it."
         return "Log in (`hf auth login`) with an account that may read it."
+
+
+def _context(status: int, headers: Mapping[str, str]) -> dict[str, object]:
+    """Return what an error keeps of a refusal, to decide whether and when asking again may help."""
+    known = {name.lower(): value for name, value in headers.items()}
+    return {"status": status, "patience_s": asked_patience_s(status, known, time.time())}

@@ -13,6 +13,7 @@ from provisioner.core.models import Finding
 from provisioner.report.json_document import FindingEntry, ManifestEntry, TargetEntry, finding_entry
 from provisioner.smoke_test.image_verdict import likeness_of
 from provisioner.smoke_test.results import (
+    AudioFigures,
     Backend,
     Card,
     CardEvidence,
@@ -21,10 +22,13 @@ from provisioner.smoke_test.results import (
     ImageFigures,
     ImageOptions,
     ImageRun,
+    MediaFacts,
+    MediaKind,
     ModelNames,
     SmokeTest,
     StartedWith,
     Verdict,
+    VideoFigures,
     VramReading,
 )
 
@@ -74,6 +78,68 @@ class PictureEntry(TypedDict):
     because: str  # why, as a clause
     is_noise_expected: bool  # the manifest's weights are made up
     figures: FiguresEntry | None  # null: it is too small for them
+
+
+class VideoEntry(TypedDict):
+    """The frames of a video, all decoded; levels are 0 to 255, of 64 x 64 places in each colour."""
+
+    codec: str
+    width: int  # pixels
+    height: int
+    has_one_size: bool  # every frame has that size
+    frames: int  # that were decoded
+    frames_stated: int | None  # by the file
+    frames_per_second: float | None
+    duration_s: float | None  # of what was decoded
+    maximum: int  # of any frame
+    deviation: float | None  # the greatest standard deviation in a frame
+    flat_frames: int  # those of one colour, black ones included
+    change: float | None  # the most by which a place of any frame differs from the first frame
+    damaged_frames: int  # that the decoder marks
+
+
+class AudioEntry(TypedDict):
+    """The samples of a sound, all decoded; levels are shares of full scale."""
+
+    codec: str
+    sample_rate: int  # hertz
+    channels: int
+    samples: int  # of each channel
+    duration_s: float | None  # of what was decoded
+    peak: float | None
+    rms: float | None
+    deviation: float | None  # the greatest standard deviation of a channel
+    clipped: float | None  # share of the values at full scale, 0 to 1
+    not_numbers: int  # values that are NaN or infinite
+
+
+class FrameEntry(TypedDict):
+    """The frame from the middle of a video."""
+
+    path: str | None
+    width: int  # pixels; its longer side is at most 768
+    height: int
+    sha256: str
+    verdict: Verdict  # what it looks like
+    because: str
+    is_noise_expected: bool  # the manifest's weights are made up
+    figures: FiguresEntry | None
+
+
+class MediaEntry(TypedDict):
+    """A video or a sound that a workflow made."""
+
+    kind: MediaKind
+    path: str | None  # where it was kept; null: it is neither
+    format: str  # by its first bytes
+    size: int  # bytes of the file
+    sha256: str
+    decoder: str | None  # null: it was not decoded, so nothing is known of it
+    complaint: str | None  # what kept it from being decoded to its end
+    duration_stated_s: float | None  # by the file
+    video: VideoEntry | None
+    audio: AudioEntry | None
+    frame: FrameEntry | None
 
 
 class TimingsEntry(TypedDict):
@@ -148,6 +214,7 @@ class SmokeTestEntry(TypedDict):
     is_proven: bool  # it was generated and has no problem
     wish: WishEntry
     picture: PictureEntry | None
+    media: list[MediaEntry]  # of a workflow
     timings: TimingsEntry
     images: list[RunEntry]  # this one and those after it; empty for diffusers
     vram: VramEntry | None
@@ -167,7 +234,7 @@ class CardResultEntry(TypedDict):
 
     card: CardEntry
     is_proven: bool
-    picture: str | None  # the file
+    picture: str | None  # the file; of a video, that with its frame
     total_s: float | None  # from the request to the image
     warm_s: float | None
     peak_bytes: int | None  # of the card's memory, all processes
@@ -184,8 +251,8 @@ class LastImageEntry(TypedDict):
 
 
 def is_verified(smoke: SmokeTest) -> bool:
-    """Whether an image was generated and has no problem."""
-    return smoke.image is not None and not any(each.severity == "problem" for each in smoke.findings)
+    """Whether an image, a video or a sound was generated and nothing of it has a problem."""
+    return bool(smoke.image or smoke.media) and not any(each.severity == "problem" for each in smoke.findings)
 
 
 def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
@@ -195,6 +262,7 @@ def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
         "is_proven": is_verified(smoke),
         "wish": _options_entry(smoke.options),
         "picture": _image_entry(smoke.image, smoke) if smoke.image else None,
+        "media": [_media_entry(each, smoke) for each in smoke.media],
         "timings": _timings_entry(smoke),
         "images": [_run_entry(each) for each in smoke.runs],
         "vram": _vram_entry(smoke.vram) if smoke.vram else None,
@@ -216,7 +284,7 @@ def card_result_entry(result: CardResult) -> CardResultEntry:
     return {
         "card": _card_entry(result.card, smoke),
         "is_proven": smoke is not None and is_verified(smoke),
-        "picture": _text(smoke.image_path) if smoke else None,
+        "picture": _text(smoke.shown_path) if smoke else None,
         "total_s": _seconds(smoke.timings.total_s) if smoke else None,
         "warm_s": _seconds(smoke.warm_s) if smoke else None,
         "peak_bytes": smoke.vram.peak_used_bytes if smoke and smoke.vram else None,
@@ -282,6 +350,69 @@ def _figures_entry(figures: ImageFigures) -> FiguresEntry:
         "clipped": round(figures.clipped, 4),
         "direction": round(figures.direction, 4),
         "block_edges": round(figures.block_edges, 4),
+    }
+
+
+def _media_entry(media: MediaFacts, smoke: SmokeTest) -> MediaEntry:
+    return {
+        "kind": media.kind,
+        "path": _text(media.path),
+        "format": media.format,
+        "size": media.size,
+        "sha256": media.sha256,
+        "decoder": media.decoder,
+        "complaint": media.complaint,
+        "duration_stated_s": _seconds(media.duration_stated_s),
+        "video": _video_entry(media.video) if media.video else None,
+        "audio": _audio_entry(media.audio) if media.audio else None,
+        "frame": _frame_entry(media.frame, media.frame_path, smoke) if media.frame else None,
+    }
+
+
+def _video_entry(video: VideoFigures) -> VideoEntry:
+    return {
+        "codec": video.codec,
+        "width": video.width,
+        "height": video.height,
+        "has_one_size": video.has_one_size,
+        "frames": video.frames,
+        "frames_stated": video.frames_stated,
+        "frames_per_second": video.frames_per_second,
+        "duration_s": _seconds(video.duration_s),
+        "maximum": video.maximum,
+        "deviation": video.deviation,
+        "flat_frames": video.flat_frames,
+        "change": video.change,
+        "damaged_frames": video.damaged_frames,
+    }
+
+
+def _audio_entry(audio: AudioFigures) -> AudioEntry:
+    return {
+        "codec": audio.codec,
+        "sample_rate": audio.sample_rate,
+        "channels": audio.channels,
+        "samples": audio.samples,
+        "duration_s": _seconds(audio.duration_s),
+        "peak": audio.peak,
+        "rms": audio.rms,
+        "deviation": audio.deviation,
+        "clipped": audio.clipped,
+        "not_numbers": audio.not_numbers,
+    }
+
+
+def _frame_entry(frame: ImageFacts, path: Path | None, smoke: SmokeTest) -> FrameEntry:
+    likeness = likeness_of(frame.figures)
+    return {
+        "path": _text(path),
+        "width": frame.width,
+        "height": frame.height,
+        "sha256": frame.sha256,
+        "verdict": likeness.verdict,
+        "because": likeness.because,
+        "is_noise_expected": smoke.is_stand_in,
+        "figures": _figures_entry(frame.figures) if frame.figures else None,
     }
 
 

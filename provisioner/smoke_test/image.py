@@ -108,6 +108,15 @@ def small_copy(data: bytes, *, longest: int = 256) -> bytes:
     return written.getvalue()
 
 
+def png_of(width: int, height: int, pixels: bytes) -> bytes:
+    """Return a PNG of these pixels: RGB, row by row, 3 x `width` x `height` bytes."""
+    from PIL import Image
+
+    written = io.BytesIO()
+    Image.frombytes("RGB", (width, height), pixels).save(written, "PNG")
+    return written.getvalue()
+
+
 def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
     """Return an image with every pixel decoded, and as a viewer shows it."""
     image = _open(data)
@@ -134,7 +143,7 @@ def _open(data: bytes) -> Image.Image:
         raise _too_large("too many pixels to decode") from error
     except UnidentifiedImageError as error:
         raise GenerationError(
-            f"The file is {_what_it_is(data)} instead of the image.",
+            f"The file is {what_it_is(data)} instead of the image.",
             hint="Read the log of the program that generated it; if a proxy answers for this address, bypass it.",
             cause="not-a-picture",
             size=len(data),
@@ -167,8 +176,8 @@ def _damaged(data: bytes, image: Image.Image | None, error: BaseException) -> Ge
     )
 
 
-def _what_it_is(data: bytes) -> str:
-    """Return what bytes that are not an image look like, in words."""
+def what_it_is(data: bytes) -> str:
+    """Return what bytes that are not what was expected look like, in words."""
     start = data[:512].lstrip().lower()
     if not data:
         return "empty"

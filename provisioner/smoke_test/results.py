@@ -131,6 +131,69 @@ class ImageFacts:
     figures: ImageFigures | None = None  # None: too small for them
 
 
+MediaKind = Literal["video", "audio"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFigures:
+    """What the frames of a video hold, all of them decoded.
+
+    Levels are 0 to 255, of 64 x 64 places in each of the three colours: each value is the mean of what lies there.
+    """
+
+    codec: str  # "h264", "webp"
+    width: int  # pixels
+    height: int
+    has_one_size: bool  # every frame has that size
+    frames: int  # that were decoded
+    frames_stated: int | None  # by the file; None: it does not say
+    frames_per_second: float | None
+    duration_s: float | None  # of what was decoded
+    maximum: int  # of any frame
+    deviation: float  # the greatest standard deviation in a frame, about the mean of each colour
+    flat_frames: int  # those of one colour, black ones included
+    change: float  # the most by which a place of any frame differs from the first frame
+    damaged_frames: int  # that the decoder itself marks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFigures:
+    """What the samples of a sound hold, all of them decoded.  Levels are shares of full scale."""
+
+    codec: str  # "flac", "mp3float"
+    sample_rate: int  # hertz
+    channels: int
+    samples: int  # of each channel
+    peak: float  # the largest value, whatever its sign
+    rms: float  # root of the mean square, over all channels
+    deviation: float  # the greatest standard deviation of a channel about its own mean
+    clipped: float  # share of the values that are at full scale, 0 to 1
+    not_numbers: int  # values that are NaN or infinite; they are left out of the others
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of what was decoded."""
+        return self.samples / self.sample_rate if self.sample_rate else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFacts:
+    """Facts about a video or a sound that a workflow made."""
+
+    kind: MediaKind  # what the server says that it is
+    format: str  # what it is by its first bytes: "MP4", "FLAC"
+    size: int  # bytes of the file
+    sha256: str  # of the file
+    path: Path | None = None  # where it was saved
+    decoder: str | None = None  # "PyAV 18.1.0"; None: it was not decoded, and `complaint` says why
+    complaint: str | None = None  # what kept it from being decoded to its end, as a clause
+    duration_stated_s: float | None = None  # by the file
+    video: VideoFigures | None = None
+    audio: AudioFigures | None = None
+    frame: ImageFacts | None = None  # one from the middle, its longer side at most 768 pixels
+    frame_path: Path | None = None  # where that was saved, as PNG
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRun:
     """One of the images that a server made one after the other, and the memory it held afterwards."""
@@ -161,6 +224,7 @@ class SmokeTest:
     names: ModelNames | None = None  # ComfyUI only
     image: ImageFacts | None = None
     image_path: Path | None = None  # where it was saved
+    media: tuple[MediaFacts, ...] = ()  # ComfyUI only: videos and sounds of a workflow
     is_stand_in: bool = False  # the weights are made up, so that noise is expected
     runs: tuple[ImageRun, ...] = ()  # ComfyUI only: this image and those after it
     vram: VramReading | None = None
@@ -173,6 +237,11 @@ class SmokeTest:
     template: str | None = None  # file name of ComfyUI's own workflow for the model, where its package is there
     notes: tuple[str, ...] = ()  # sentences for the user that explain the figures
     findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def shown_path(self) -> Path | None:
+        """Where the image is, else a frame of the first video; None where there is neither."""
+        return self.image_path or next((each.frame_path for each in self.media if each.frame_path), None)
 
     @property
     def warm_s(self) -> float | None:

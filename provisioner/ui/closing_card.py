@@ -33,6 +33,7 @@ def card_blocks(report: Report, smoke: SmokeTest, program: Program = KLEIN_SETUP
     rows: list[Row] = []
     if smoke.image_path is not None:
         rows.append(pair("image", str(smoke.image_path), "good"))
+    rows += [pair("video" if each.kind == "video" else "sound", str(each.path), "good") for each in smoke.media]
     rows.append(pair("GPU" if smoke.vram is not None else "device", f"{_device_words(smoke)}{_time_words(smoke)}"))
     if smoke.vram is not None:
         peak, free = gib(smoke.vram.peak_used_bytes), gib(smoke.vram.free_at_start_bytes)

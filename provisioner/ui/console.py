@@ -370,8 +370,8 @@ class Ui:
         words = self._laid_out(self._out, card_blocks(report, smoke, self.program))
         self._write(self._out, [BLANK])
         can_show = self._out.terminal == "full" and self._out.is_coloured and self._out.is_unicode
-        if smoke.image_path is not None and can_show and self._is_terminal_in():
-            draw_image(smoke.image_path, self._out, rows_of(words, self._out.size[0]))
+        if smoke.shown_path is not None and can_show and self._is_terminal_in():
+            draw_image(smoke.shown_path, self._out, rows_of(words, self._out.size[0]))
         self._out.lines(words)
 
     def _result(self, blocks: Sequence[Block]) -> None:

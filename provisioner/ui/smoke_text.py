@@ -10,24 +10,26 @@ from dataclasses import asdict
 
 from provisioner.core.units import count, gib, human_bytes, human_duration
 from provisioner.smoke_test.image_verdict import figure_words, likeness_of, verdict_words
+from provisioner.smoke_test.media import audio_words, video_words
 from provisioner.smoke_test.results import (
     Card,
     CardEvidence,
     CardResult,
     ImageFacts,
-    ImageOptions,
+    MediaFacts,
     SmokeTest,
     StartedWith,
     Timings,
     VramReading,
 )
 from provisioner.ui.problems import finding_blocks
-from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, pair, pair_blocks, span
+from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, Style, pair, pair_blocks, span
 
 
 def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     """Return the image with its parameters, the times, the memory in sentences, the versions and the findings."""
-    rows = [*_image_rows(smoke), pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke.options))]
+    rows = [*_image_rows(smoke), *(row for each in smoke.media for row in _media_rows(each, smoke))]
+    rows += [pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke))]
     rows += _timing_rows(smoke.timings)
     rows += [pair("next", later_words(smoke))] if smoke.runs[1:] else []
     memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
@@ -80,13 +82,29 @@ def cards_blocks(results: Sequence[CardResult]) -> list[Block]:
 def _image_rows(smoke: SmokeTest) -> list[Row]:
     """Return where the image is and its size; a missing image is shown as such, not left out."""
     if smoke.image is None:
-        return [pair("image", "none was generated", "bad")]
+        return [] if smoke.media else [pair("image", "none was generated", "bad")]
     facts = f"{smoke.image.width} x {smoke.image.height}, {human_bytes(smoke.image.size)}"
     if smoke.image_path is None:
         rows = [pair("image", f"{facts}, not kept", "good")]
     else:
         rows = [pair("image", smoke.image_path, "good"), pair("", facts, "good")]
     return [*rows, *_verdict_rows(smoke.image, is_noise_expected=smoke.is_stand_in)]
+
+
+def _media_rows(media: MediaFacts, smoke: SmokeTest) -> list[Row]:
+    """Return where a video or a sound is, and what was seen and heard in it."""
+    name = "video" if media.kind == "video" else "sound"
+    style: Style = "good" if media.decoder is not None and media.complaint is None else "warn"
+    rows = [pair(name, media.path, style)] if media.path is not None else []
+    rows.append(pair("" if rows else name, f"{media.format}, {human_bytes(media.size)}", style))
+    rows += [pair("", video_words(media.video), style)] if media.video is not None else []
+    rows += [pair("", audio_words(media.audio), style)] if media.audio is not None else []
+    if media.decoder is None and media.path is not None:
+        rows.append(pair("", "not decoded, so it is not known whether it is right", "warn"))
+    if media.frame is not None:
+        rows += [pair("its frame", media.frame_path)] if media.frame_path is not None else []
+        rows += _verdict_rows(media.frame, is_noise_expected=smoke.is_stand_in)
+    return rows
 
 
 def _verdict_rows(image: ImageFacts, *, is_noise_expected: bool) -> list[Row]:
@@ -100,9 +118,11 @@ def _verdict_rows(image: ImageFacts, *, is_noise_expected: bool) -> list[Row]:
     return rows
 
 
-def _options_words(options: ImageOptions) -> str:
-    size = f"{options.width} x {options.height}"
-    words = f"seed {options.seed}, {count(options.steps, 'step')}, guidance {options.guidance:g}, {size}"
+def _options_words(smoke: SmokeTest) -> str:
+    options = smoke.options
+    words = f"seed {options.seed}, {count(options.steps, 'step')}, guidance {options.guidance:g}"
+    if smoke.image is not None or not smoke.media or any(each.video for each in smoke.media):
+        words = f"{words}, {options.width} x {options.height}"
     return f"{words}, decoded in tiles" if options.has_tiled_decode else words
 
 

@@ -57,6 +57,7 @@ class Settings:
     text: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    frames: int | None = None  # of a video, where every node that has a size and a length has the same
 
 
 def settings_of(prompt: Prompt) -> Settings:
@@ -67,10 +68,13 @@ def settings_of(prompt: Prompt) -> Settings:
 
     guided = (each for key, node in prompt.items() if node["class_type"] in _GUIDED for each in _numbers(prompt, key))
     text, steps, guidance = first(_texts(prompt)), first(_steps(prompt)), first(guided)
+    sized = (key for key, node in prompt.items() if {"width", "height", "length"} <= node["inputs"].keys())
+    lengths = {prompt[node]["inputs"][name] for key in sized for node, name in _literal(prompt, key, "length", int)}
     return Settings(
         text=text if isinstance(text, str) else None,
         steps=steps if isinstance(steps, int) else None,
         guidance=float(guidance) if isinstance(guidance, (int, float)) else None,
+        frames=lengths.pop() if len(lengths) == 1 else None,
     )
 
 
@@ -95,7 +99,7 @@ _PHASES: dict[Phase, tuple[str, ...]] = {
     "encode": ("TextEncode",),
     "sample": ("KSampler", "SamplerCustom"),
     "decode": ("VAEDecode",),
-    "save": ("SaveImage", "PreviewImage"),
+    "save": ("Save", "PreviewImage"),
 }
 _GUIDED = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "CFGGuider")
 

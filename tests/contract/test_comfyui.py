@@ -276,7 +276,7 @@ def test_the_client_returns_the_image(name: str) -> None:
     seen: list[GenerationProgress] = []
     generated = generate(name, on_progress=seen.append)
     assert generated.image == IMAGE
-    assert generated.file == OutputFile(filename=record.files[0].filename, subfolder="", folder="output")
+    assert generated.files[0] == OutputFile(filename=record.files[0].filename, subfolder="", folder="output")
     assert generated.was_cached is (name == "ok_fp8")
     assert generated.was_followed
     assert [each.node_id for each in generated.nodes] == [each.node_id for each in record.timings]

@@ -61,7 +61,7 @@ def test_the_image_arrives_whatever_happens_to_the_messages(faults: Faults, is_f
         assert generated.image == IMAGE
         assert generated.was_followed is is_followed
         assert not generated.was_cached
-        assert generated.file.filename == "klein-smoke_00002_.png"
+        assert generated.files[0].filename == "klein-smoke_00002_.png"
         assert server.asked("POST", "/interrupt") == []
 
 
@@ -130,7 +130,7 @@ def test_a_hostile_file_name_goes_back_as_a_query_and_nowhere_else(tmp_path: Pat
         with ComfyClient(server.url, cancelled=never) as client:
             generated = client.generate(graph_of(WARM), timeout_s=20)
         asked = [target for _, target, _ in server.requests if target.startswith("/view")]
-    assert generated.file.filename == "../../../etc/passwd"
+    assert generated.files[0].filename == "../../../etc/passwd"
     assert asked == ["/view?filename=..%2F..%2F..%2Fetc%2Fpasswd&subfolder=..%5Cx&type=output"]
 
 

@@ -16,7 +16,7 @@ import pytest
 from provisioner.core.models import STATE_FOLDER, HubFile, ManifestWorkflow
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.rehearsal.faults import Status
+from provisioner.rehearsal.faults import CutAfter, Status
 from tests.support.sandbox import TOKEN, Completed, Sandbox, sha256_of, tensors
 from tests.support.stand_ins import bytes_of, sets_of, write_stand_ins
 from tests.support.workflows import node, png, workflow
@@ -188,9 +188,21 @@ def test_what_the_hub_keeps_in_git_itself_is_fetched_and_hashed(sandbox: Sandbox
     assert encoder.git_oid is not None
 
 
+def test_a_hub_that_fails_at_first_is_asked_again(sandbox: Sandbox) -> None:
+    publish(sandbox, lfs=lambda name, _: name.startswith("split"))
+    sandbox.hub.fault(Status(429, (("Retry-After", "1"),)), on="api")
+    sandbox.hub.fault(CutAfter(0), on="api")
+    sandbox.hub.fault(Status(503), on="api")
+    sandbox.hub.fault(Status(500), on="hub", filename="enc/e.safetensors")
+    done = made(sandbox, small())
+    assert done.returncode == 0, done.said
+    assert sandbox.hub.faults_waiting == 0
+    assert "Pinned are all 3 files" in done.said
+
+
 def test_a_hub_that_fails_ends_the_command(sandbox: Sandbox) -> None:
     publish(sandbox)
-    sandbox.hub.fault(Status(503), on="api", times=None)
+    sandbox.hub.fault(Status(503, (("Retry-After", "900"),)), on="api", times=None)  # longer than anybody waits
     done = made(sandbox, small())
     assert done.returncode == 5
     assert "the Hub answers 503 for org/model" in done.said

@@ -138,6 +138,7 @@ LAYER_OF = {
     "smoke_test": "decision",
     "smoke_test.diffusers_run": "effect",
     "smoke_test.diffusers_script": "script",
+    "smoke_test.media_script": "script",
     "smoke_test.results": "value",
     "smoke_test.vram": "effect",
     "manifest": "decision",

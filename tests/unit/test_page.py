@@ -25,6 +25,7 @@ from provisioner.report.html.image_section import media_type
 from provisioner.report.html.node import Node
 from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
+from provisioner.smoke_test.media import audio_words, video_words
 from tests.support.builders import (
     COMMIT,
     MODELS,
@@ -36,6 +37,7 @@ from tests.support.builders import (
     variant,
     whole,
 )
+from tests.support.films import FILM, FRAME, FRAMES, SAMPLES, SONG
 from tests.support.report_documents import MODEL, SMOKE, VAE, document, installed, plan_of
 
 SHELL = KLEIN_SETUP.shell
@@ -715,6 +717,23 @@ def test_mig_devices_are_listed_below_their_gpu() -> None:
     assert "Swap 2.0 GiB" in page_of({"command": "detect", "machine": {"os": "linux", "swap_total_bytes": 2**31}}).words
     assert "A card, GPU-a" in words
     assert "GPU 0:0 1.0 GiB, MIG-1 GPU 0:1 MIG-2" in words
+
+
+def test_a_video_is_shown_by_a_frame_and_its_figures() -> None:
+    film = replace(FILM, path=Path("/images/fox.mp4"), frame=FRAME, frame_path=Path("/images/fox-frame.png"))
+    doc = document(smoke_test=replace(SMOKE, image=None, image_path=None, media=(film, SONG)))
+    page = render_page(doc, image=PNG, made_at=MADE_AT)
+    assert 'alt="The video, one frame of it, generated for the prompt: a red fox"' in page
+    assert 'width="768"' in page
+    assert "No image was generated" not in page
+    said = page_of(doc, PNG).words
+    for words in (video_words(FRAMES), audio_words(SAMPLES), "Looks like an image", "fox.mp4"):
+        assert words in said
+    quiet = replace(SONG, decoder=None, audio=None, complaint="this Python has no PyAV")
+    page = render_page(
+        document(smoke_test=replace(SMOKE, image=None, image_path=None, media=(quiet,))), made_at=MADE_AT
+    )
+    assert "not decoded, so it is not known whether it is right" in page
 
 
 @pytest.mark.parametrize("status", ["ok", "findings", "failed", "planned"])

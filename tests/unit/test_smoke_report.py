@@ -26,6 +26,7 @@ from provisioner.smoke_test.results import (
     Timings,
     VramReading,
 )
+from tests.support.films import FILM, FRAME, SONG
 from tests.support.pictures import SOUND
 
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
@@ -131,6 +132,7 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
                 "block_edges": 1.05,
             },
         },
+        "media": [],
         "timings": {
             "start_s": 6.123,
             "load_s": 2.0,
@@ -206,10 +208,59 @@ def test_of_an_image_too_small_to_be_measured_the_figures_are_null() -> None:
     assert (picture["verdict"], picture["figures"], picture["is_noise_expected"]) == ("uncertain", None, True)
 
 
+def test_a_video_and_a_sound_of_a_workflow_are_entries_with_these_keys() -> None:
+    film = replace(FILM, path=Path("fox.mp4"), frame=FRAME, frame_path=Path("fox-frame.png"))
+    video, sound = smoke_entry(replace(BARE, media=(film, SONG)))["media"]
+    frame = video.pop("frame")
+    assert frame is not None
+    assert (frame["path"], frame["width"], frame["verdict"]) == ("fox-frame.png", 768, "image")
+    assert video == {
+        "kind": "video",
+        "path": "fox.mp4",
+        "format": "MP4",
+        "size": 1_000_000,
+        "sha256": "ab" * 32,
+        "decoder": "PyAV 18",
+        "complaint": None,
+        "duration_stated_s": 5.07,
+        "video": {
+            "codec": "h264",
+            "width": 832,
+            "height": 480,
+            "has_one_size": True,
+            "frames": 81,
+            "frames_stated": 81,
+            "frames_per_second": 16.0,
+            "duration_s": 5.062,
+            "maximum": 250,
+            "deviation": 58.0,
+            "flat_frames": 0,
+            "change": 120,
+            "damaged_frames": 0,
+        },
+        "audio": None,
+    }
+    assert (sound["path"], sound["video"], sound["frame"]) == (None, None, None)
+    assert sound["audio"] == {
+        "codec": "flac",
+        "sample_rate": 44100,
+        "channels": 2,
+        "samples": 220500,
+        "duration_s": 5.0,
+        "peak": 0.8,
+        "rms": 0.1,
+        "deviation": 0.1,
+        "clipped": 0.0,
+        "not_numbers": 0,
+    }
+
+
 @pytest.mark.parametrize(
     ("smoke", "verified"),
     [
         (WHOLE, True),
+        (replace(BARE, media=(FILM,)), True),
+        (replace(BARE, media=(FILM,), findings=(BLACK,)), False),
         (BARE, False),
         (replace(WHOLE, image=None), False),
         (replace(WHOLE, findings=(BLACK,)), False),

@@ -9,6 +9,7 @@ import pytest
 
 from provisioner.core.errors import SmokeTestError
 from provisioner.core.models import Finding
+from provisioner.smoke_test.media import audio_words, video_words
 from provisioner.smoke_test.results import (
     Card,
     CardEvidence,
@@ -23,6 +24,7 @@ from provisioner.smoke_test.results import (
 )
 from provisioner.ui.smoke_text import cards_blocks, smoke_blocks
 from provisioner.ui.text import cells, laid_out, rendered
+from tests.support.films import FILM, FRAME, FRAMES, SAMPLES, SONG
 from tests.support.pictures import SOUND
 
 GIB = 1024**3
@@ -116,6 +118,27 @@ def test_noise_is_green_only_where_it_is_expected(is_stand_in: bool, said: str, 
     )
     assert said in rendered(line, is_coloured=False)
     assert f"\x1b[{style}m" in rendered(line, is_coloured=True)
+
+
+def test_a_video_and_a_sound_are_shown_with_what_was_seen_and_heard() -> None:
+    film = replace(FILM, path=Path("fox.mp4"), frame=FRAME, frame_path=Path("fox-frame.png"))
+    shown = generated(replace(SMOKE, image=None, image_path=None, media=(film, SONG)))
+    assert shown[1:4] == [
+        "  video      fox.mp4",
+        "             MP4, 1.00 MB",
+        f"             {video_words(FRAMES)}",
+    ]
+    assert "  its frame  fox-frame.png" in shown
+    assert f"             {audio_words(SAMPLES)}" in shown
+    assert "  made with  seed 42, 4 steps, guidance 1, 1024 x 1024" in shown
+    assert not any(line.startswith("  image") for line in shown)
+
+
+def test_a_sound_has_no_size_and_what_was_not_decoded_is_said() -> None:
+    heard = replace(SONG, path=Path("fox.flac"), decoder=None, audio=None, complaint="this Python has no PyAV")
+    shown = generated(replace(SMOKE, image=None, image_path=None, media=(heard,)))
+    assert "             not decoded, so it is not known whether it is right" in shown
+    assert "  made with  seed 42, 4 steps, guidance 1" in shown
 
 
 def test_an_image_too_small_to_be_measured_has_a_verdict_and_no_figures() -> None:

@@ -20,6 +20,8 @@ Graph = Mapping[str, Mapping[str, object]]
 
 _LONGEST_ID = 200  # characters; a prompt has 36, a node of a subgraph "57:8"
 _MOST_FILES = 100  # of one node
+_VIDEOS = frozenset({"mp4", "m4v", "mov", "webm", "mkv", "avi", "gif", "apng"})
+_SOUNDS = frozenset({"flac", "mp3", "opus", "ogg", "wav", "m4a", "aac"})
 _LONGEST_SHOWN = 300  # characters of a server's message that are shown
 
 
@@ -63,6 +65,7 @@ class OutputFile:
     filename: str
     subfolder: str
     folder: str  # "output", "temp"
+    kind: Literal["image", "video", "audio"] = "image"  # as the server says; an animated image is a video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,18 +309,39 @@ def _complaint(node_id: str, node: dict[str, object], body: dict[str, object]) -
 
 
 def parse_files(output: object) -> tuple[OutputFile, ...]:
-    """Return the images of a node's output, saved ones before previews."""
-    images = [as_dict(each) for each in as_list(as_dict(output).get("images"))[:_MOST_FILES]]
+    """Return the images, videos and sounds of a node's output, saved ones before previews.
+
+    ComfyUI lists a video among the images and says that they are animated; custom nodes (VideoHelperSuite) have lists
+    of their own.  What is neither (3D models, text) is left out.
+
+    Examples
+    --------
+    >>> [each.kind for each in parse_files({"images": [{"filename": "a.webp"}], "animated": [True]})]
+    ['video']
+    >>> [each.kind for each in parse_files({"gifs": [{"filename": "a.mp4"}], "audio": [{"filename": "a.flac"}]})]
+    ['video', 'audio']
+    """
+    body = as_dict(output)
+    is_animated = as_list(body.get("animated"))[:1] == [True]
     files = [
         OutputFile(
             filename=filename,
-            subfolder=subfolder if isinstance(subfolder := image.get("subfolder"), str) else "",
-            folder=folder if isinstance(folder := image.get("type"), str) else "output",
+            subfolder=subfolder if isinstance(subfolder := entry.get("subfolder"), str) else "",
+            folder=folder if isinstance(folder := entry.get("type"), str) else "output",
+            kind=_kind_of(filename, key, is_animated=is_animated),
         )
-        for image in images
-        if isinstance(filename := image.get("filename"), str) and filename
+        for key in ("images", "gifs", "video", "videos", "audio")
+        for entry in map(as_dict, as_list(body.get(key))[:_MOST_FILES])
+        if isinstance(filename := entry.get("filename"), str) and filename
     ]
     return tuple(sorted(files, key=lambda each: each.folder != "output"))
+
+
+def _kind_of(filename: str, key: str, *, is_animated: bool) -> Literal["image", "video", "audio"]:
+    extension = filename.rpartition(".")[2].casefold()
+    if extension in _SOUNDS or key == "audio":
+        return "audio"
+    return "video" if extension in _VIDEOS or key != "images" or is_animated else "image"
 
 
 def parse_failure(body: object) -> NodeFailure:

@@ -1,4 +1,4 @@
-"""Query a ComfyUI server, have it generate an image, follow its progress, and fetch the image.
+"""Query a ComfyUI server, have it generate an image, a video or sound, follow its progress, and fetch what it made.
 
 The WebSocket reports a prompt's progress quickly, ``/history`` reliably: what the first misses is read from the second,
 so a broken connection costs timings but not the image.
@@ -55,6 +55,10 @@ _GOODBYE_S = 3.0  # for telling a server to stop
 _QUEUE_BYTES = 32 * MEGABYTE  # every waiting prompt with its graph and workflow
 _CLASSES_BYTES = 128 * MEGABYTE  # 1.6 MB without custom nodes and files; lists of files stand in it repeatedly
 _IMAGE_BYTES = 128 * MEGABYTE  # 4096 x 4096 pixels in 16 bits
+_MEDIA_BYTES = 256 * MEGABYTE  # a minute at 32 Mbit/s; held in memory until it is written
+_IMAGE_S = 60.0  # until an image has arrived
+_MEDIA_S = 300.0
+_MOST_MEDIA = 4  # videos and sounds of one prompt that are fetched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +74,10 @@ class GenerationProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """A generated image.  Times are seconds since the prompt was sent, by our clock."""
+    """What was generated.  Times are seconds since the prompt was sent, by our clock."""
 
-    image: bytes  # the content of the server's file
-    file: OutputFile
+    image: bytes | None  # the content of the server's file; None: there is none, but `media`
+    files: tuple[OutputFile, ...]  # what was saved, else previews
     prompt_id: str
     was_cached: bool  # nothing ran: the server returned an earlier image
     was_followed: bool  # False: the WebSocket was lost, timings may be missing
@@ -82,6 +86,11 @@ class Generated:
     cached: tuple[str, ...] = ()  # nodes that were not run
     nodes: tuple[NodeTiming, ...] = ()  # nodes that were, in order
     steps: tuple[StepMark, ...] = ()  # every progress report, in order
+
+    @property
+    def media(self) -> tuple[OutputFile, ...]:
+        """The videos and sounds, for `ComfyClient.fetch`; at most 4."""
+        return tuple(each for each in self.files if each.kind != "image")[:_MOST_MEDIA]
 
 
 class ComfyClient:
@@ -185,7 +194,7 @@ class ComfyClient:
         timeout_s: float = 1800.0,
         on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
     ) -> Generated:
-        """Return the first image of a prompt, after sending it and following it to its end.
+        """Return what a prompt makes, after sending it and following it to its end: the first image, names of the rest.
 
         Parameters
         ----------
@@ -199,7 +208,7 @@ class ComfyClient:
         Returns
         -------
         Generated
-            The image's bytes and the timings.
+            The image's bytes, the names of videos and sounds, and the timings.  Previews count where nothing is saved.
 
         Raises
         ------
@@ -227,6 +236,27 @@ class ComfyClient:
             raise
         finally:
             listener.close()
+
+    def fetch(self, file: OutputFile) -> bytes:
+        """Return the content of a file that the server wrote.
+
+        Raises
+        ------
+        GenerationError
+            It is not there, is empty, or has more than 128 MiB (a video or a sound: 256 MiB).
+        """
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        is_image = file.kind == "image"
+        most = _IMAGE_BYTES if is_image else _MEDIA_BYTES
+        answer = self._web.get("/view", query=query, timeout_s=_IMAGE_S if is_image else _MEDIA_S, most_bytes=most)
+        if answer.status != 200 or not answer.data:
+            raise GenerationError(
+                f"The {file.kind} was generated but cannot be fetched: the server answers HTTP {answer.status}"
+                f"{'' if answer.data else ' without a byte'}.",
+                hint="Check that the server may write to its output folder, and that the disk is not full.",
+                cause="picture-not-there",
+            )
+        return answer.data
 
     @property
     def web(self) -> Web:
@@ -326,22 +356,21 @@ class _Run:
                 time.sleep(_TICK_S)
 
     def result(self) -> Generated:
-        """Return the fetched image and its timings."""
-        record = self.record
-        if not self._files:
+        """Return the fetched image, the names of what else was made, and the timings."""
+        record, files = self.record, self._files
+        if not files:
             raise GenerationError(
-                "The server finished but names no image.",
-                hint="Check that the graph has a SaveImage node, and look at the server's log.",
+                "The server finished but names no image, video or sound.",
+                hint="Check that the graph has a node that saves one, and look at the server's log.",
                 cause="no-picture",
             )
-        file = self._files[0]
         ended_s = self._seconds() if record.ended_s is None else record.ended_s
-        image = self._fetch(file)
+        first = next((each for each in files if each.kind == "image"), None)
         cached = record.cached or (self._history.cached if self._history else ())
         was_followed = record.end is not None and self._listener.is_whole
         return Generated(
-            image=image,
-            file=file,
+            image=None if first is None else self._client.fetch(first),
+            files=tuple(files),
             prompt_id=record.prompt_id,
             was_cached=not record.has_run_a_node and bool(cached) and (was_followed or set(self._graph) <= set(cached)),
             was_followed=was_followed,
@@ -354,8 +383,9 @@ class _Run:
 
     @property
     def _files(self) -> list[OutputFile]:
+        """What was saved, else what is shown as a preview."""
         files = self.record.files or (list(self._history.files) if self._history else [])
-        return sorted(files, key=lambda each: each.folder != "output")
+        return [each for each in files if each.folder == "output"] or files
 
     @property
     def node(self) -> str | None:
@@ -432,15 +462,3 @@ class _Run:
             raise self._client.failure(failure, self._graph)
         if self.record.ended_s is None:
             self.record.ended_s = self._seconds()
-
-    def _fetch(self, file: OutputFile) -> bytes:
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
-        answer = self._web.get("/view", query=query, timeout_s=60.0, most_bytes=_IMAGE_BYTES)
-        if answer.status != 200 or not answer.data:
-            raise GenerationError(
-                f"The image was generated but cannot be fetched: the server answers HTTP {answer.status}"
-                f"{'' if answer.data else ' without a byte'}.",
-                hint="Check that the server may write to its output folder, and that the disk is not full.",
-                cause="picture-not-there",
-            )
-        return answer.data

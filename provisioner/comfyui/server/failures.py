@@ -625,6 +625,16 @@ def unreachable_error(url: str, reason: str, *, is_slow: bool = False) -> SmokeT
     )
 
 
+def too_large_error(url: str, path: str, most_bytes: int) -> SmokeTestError:
+    """Return the error for an answer with more bytes than are read."""
+    return ServerNotUsableError(
+        f"The answer of {url} to {path} has more than {most_bytes:,} bytes.",
+        hint="Make less with the workflow; if it is no file that it made, check that a ComfyUI server answers there.",
+        cause="answer-too-large",
+        url=url,
+    )
+
+
 def gone_error(url: str, node: str | None) -> SmokeTestError:
     """Return the error for a server, not ours, that stopped answering or no longer knows the prompt."""
     where = f" It had reached {node}." if node else ""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import requests
 
 from provisioner import __version__
-from provisioner.comfyui.server.failures import not_comfyui_error, unreachable_error
+from provisioner.comfyui.server.failures import not_comfyui_error, too_large_error, unreachable_error
 from provisioner.comfyui.server.launch import ServerAddress
 from provisioner.core.errors import SmokeTestError
 from provisioner.core.ports import Cancelled
@@ -139,7 +139,7 @@ class Web:
             if self._cancelled():
                 raise KeyboardInterrupt
             if len(data) > most_bytes:
-                raise unreachable_error(self.address.url, f"the answer to {path} has more than {most_bytes:,} bytes")
+                raise too_large_error(self.address.url, path, most_bytes)
             if time.monotonic() > deadline:
                 raise unreachable_error(self.address.url, f"the answer to {path} does not end", is_slow=True)
         return bytes(data)

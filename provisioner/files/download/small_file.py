@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import requests
 import urllib3
 
-from provisioner.core.errors import NotTheFileError, RateLimitedError, ServerError
+from provisioner.core.errors import (
+    CertificateError,
+    NetworkError,
+    NotTheFileError,
+    ProxyLoginError,
+    ProxyRefusedError,
+    RateLimitedError,
+    ServerError,
+)
 from provisioner.core.models import Source, UrlFile
+from provisioner.core.ports import Cancelled
+from provisioner.core.retries import NOBODY_THERE, Retries, asked_patience_s
 from provisioner.core.units import human_bytes
 from provisioner.files.download.policy import parse_content_range
 from provisioner.files.download.resolve import access_error
@@ -17,12 +32,18 @@ from provisioner.network.deadline import Deadline
 from provisioner.network.http_session import (
     CONNECT_TIMEOUT_S,
     Credentials,
+    causes_of,
     network_error,
     next_hop,
     open_session,
     shown,
 )
 
+_Answer = TypeVar("_Answer")
+
+_RETRIES = Retries()
+_FINAL = (CertificateError, ProxyLoginError, ProxyRefusedError, ServerError)  # asking again locks accounts, or is vain
+_TICK_S = 0.1  # between two looks whether the run was cancelled
 _MAX_HOPS = 6
 _STEP = 256 * 1024
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -80,6 +101,44 @@ def fetch_bytes(
     return bytes(found[:most])
 
 
+def patiently(ask: Callable[[], _Answer], *, cancelled: Cancelled) -> _Answer:
+    """Return what `ask` returns, asking again after failures that may pass, by the rules of every download.
+
+    Parameters
+    ----------
+    ask : callable
+        Raises NetworkError; one with ``status`` in its context was refused, and ``patience_s`` says for how long.
+    cancelled : callable
+        Asked before each attempt and while it waits; true stops with KeyboardInterrupt.
+    """
+    for failures in itertools.count(1):
+        if cancelled():
+            raise KeyboardInterrupt
+        try:
+            return ask()
+        except NetworkError as error:
+            pause_s = _pause_s(error, failures)
+            if pause_s is None:
+                raise
+        until_s = time.monotonic() + pause_s
+        while (left_s := until_s - time.monotonic()) > 0 and not cancelled():
+            time.sleep(min(_TICK_S, left_s))
+    raise AssertionError  # counting does not end
+
+
+def _pause_s(error: NetworkError, failures: int) -> float | None:
+    """Return the seconds until another attempt; None where it is of no use."""
+    status, patience_s = error.context.get("status"), error.context.get("patience_s")
+    jitter = random.random()  # noqa: S311 - spreads retries, keeps no secret
+    if isinstance(status, int):
+        asked_s = patience_s if isinstance(patience_s, float) else None
+        return _RETRIES.pause_s(failures, status=status, asked_s=asked_s, jitter=jitter)
+    behind = causes_of(error)  # of the Hub's own client, whose errors have no class of ours
+    is_final = isinstance(error, _FINAL) or any(isinstance(each, ssl.SSLCertVerificationError) for each in behind)
+    is_final = is_final or any(type(each).__name__ == "ProxyError" for each in behind)
+    return None if is_final else NOBODY_THERE.pause_s(failures, jitter=jitter)
+
+
 def fetch_size(url: str, *, timeout_s: float = 30.0) -> int | None:
     """Return how many bytes a file has; None where its server does not say; raises as `fetch_bytes`."""
     with _answer(url, {"Range": "bytes=0-0"}, Credentials(None, url), None, timeout_s) as (answer, _):
@@ -123,4 +182,10 @@ def _check(answer: requests.Response, url: str, source: Source | None) -> None:
     if refusal is not None:
         raise refusal
     kind = RateLimitedError if status == 429 else ServerError
-    raise kind(f"{shown(url)} answers {status}.", hint="Run the same command again later.", status=status)
+    patience_s = asked_patience_s(status, headers, time.time())
+    raise kind(
+        f"{shown(url)} answers {status}.",
+        hint="Run the same command again later.",
+        status=status,
+        patience_s=patience_s,
+    )

@@ -34,7 +34,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.models import Artifact, HubFile, OciFile, Source, UrlFile
 from provisioner.core.ports import Cancelled, Part, Registries, TransferProgress
-from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
+from provisioner.core.retries import MAX_PATIENCE_S, NOBODY_THERE, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
     MAX_CONNECTIONS,
@@ -72,7 +72,6 @@ from provisioner.network.http_session import (
 
 _RETRIES = Retries()  # failures in a row that brought next to nothing
 _LEAST_PROGRESS = 16 * 1024  # bytes between two failures; a server that sends one byte a request would keep us for ever
-_NOBODY_THERE = Retries(attempts=4)  # a Hub that does not answer at all: about three seconds
 _TICK_S = 0.1
 _RATE_MEMORY_S = 3.0
 _JOIN_S = 2.0
@@ -185,7 +184,7 @@ class RangeFetcher:
                 with open_session(credentials) as session:
                     found = blob_id(session, source, endpoint=credentials.endpoint, read_timeout_s=self.read_timeout_s)
             except _BROKEN as error:
-                pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
+                pause_s = NOBODY_THERE.pause_s(failures, jitter=_jitter())
                 if pause_s is None or not may_pass(error):
                     raise network_error(error, credentials.endpoint) from error
             else:
@@ -457,7 +456,7 @@ class _Transfer:
                         read_timeout_s=self.fetcher.read_timeout_s,
                     )
             except _BROKEN as error:
-                pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
+                pause_s = NOBODY_THERE.pause_s(failures, jitter=_jitter())
                 if pause_s is None or not may_pass(error):
                     raise network_error(error, credentials.endpoint) from error
                 self._wait(pause_s, "the Hub does not answer")
