@@ -42,22 +42,22 @@ WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|rerun|war
 # need what is not there: git, torch, a browser, a pseudo-terminal.  test_kills_and_locks is left out because it catches
 # runs at a moment that it finds by their speed, and the start of a process takes seconds under Wine.
 INTEGRATION = (
+    "test_command_line",  # those that take long begin first
     "test_on_windows",
+    "test_repair",
+    "test_storage_trouble",
+    "test_doctor_command",
+    "test_store",
     "test_wine_gaps",
     "test_backups",
     "test_comfy_tree",
-    "test_command_line",
     "test_detect_command",
-    "test_doctor_command",
     "test_found_trees",
     "test_hub_adapter",
     "test_links",
     "test_misplaced_files",
     "test_output_and_signals",
     "test_process",
-    "test_repair",
-    "test_storage_trouble",
-    "test_store",
     "test_tether",
     "test_uninstall",
 )
@@ -116,15 +116,15 @@ def pytest_job(*files: str, workers: int = 0) -> Job:
 
 
 def preparations() -> list[Job]:
-    """Return what runs first and alone: both environments are made here, as a user's first start makes his."""
+    """Return what runs first, in the order of its beginning: both environments are made here, as by a first start."""
     line = readme_line((ROOT / "README.md").read_text(encoding="utf-8"))
     no_gpu = Job(name=line, arguments=(line,), is_typed=True, expected=3, timeout_s=PREPARATION_TIMEOUT_S)
     line += " rehearse --no-image"
     tests = ("scripts/run_tests.py", "--version")
     return [
         no_gpu,
-        Job(name=line, arguments=(line,), is_typed=True),
         Job(name="test environment", arguments=tests, timeout_s=PREPARATION_TIMEOUT_S),
+        Job(name=line, arguments=(line,), is_typed=True, timeout_s=PREPARATION_TIMEOUT_S),  # it may wait for the first
     ]
 
 
@@ -235,7 +235,8 @@ def all_done(python: WindowsPython, files: Sequence[str], deadline: float) -> li
     whole = [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")]
     chosen = [pytest_job(f"tests/integration/{each}.py") for each in INTEGRATION]
     copy_checkout(TYPED_IN / "klein-setup")
-    return in_turn(python, [*preparations(), *whole], 1, deadline) + in_turn(python, chosen, cores, deadline)
+    prepared = in_turn(python, preparations(), cores, deadline)
+    return prepared + in_turn(python, whole, 1, deadline) + in_turn(python, chosen, cores, deadline)
 
 
 def main() -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
 
 DROPPED = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "KLEIN_SETUP_", "COMFYUI_")
-DROPPED_NAMES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "TRANSFORMERS_CACHE")
+DROPPED_NAMES = (
+    *("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "TRANSFORMERS_CACHE"),
+    "PYTHONDONTWRITEBYTECODE",
+)
 
 _SCRATCH = pytest.StashKey[str]()
 
@@ -19,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(DROPPED) or name in DROPPED_NAMES:
             del os.environ[name]
+    sys.dont_write_bytecode = False  # each process would compile every test and the whole program again
     config.stash[_SCRATCH] = tempfile.mkdtemp(prefix="klein-setup-tests-")
     os.environ["HF_HOME"] = config.stash[_SCRATCH]
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,18 +42,21 @@ def refusal(what: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-@pytest.fixture(autouse=True)
-def _touch_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in ("connect", "connect_ex", "listen"):  # not bind: urllib3 looks for IPv6 that way when it is imported
-        monkeypatch.setattr(socket.socket, name, refusal("use a socket"))
-    monkeypatch.setattr(socket, "create_connection", refusal("use a socket"))
-    monkeypatch.setattr(socket, "getaddrinfo", refusal("ask for an address"))
-    monkeypatch.setattr(subprocess.Popen, "__init__", refusal("start a process"))
-    for name in PROCESS_CALLS:
-        monkeypatch.setattr(os, name, refusal("start a process"))
-    home = tmp_path_factory.mktemp("home")
-    for name in HOMES:
-        monkeypatch.setenv(name, str(home))
+@pytest.fixture(autouse=True, scope="module")  # a fresh home and fifty patches for each test cost more than the tests
+def _touch_nothing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "listen"):  # not bind: urllib3 looks for IPv6 that way when imported
+            patch.setattr(socket.socket, name, refusal("use a socket"))
+        patch.setattr(socket, "create_connection", refusal("use a socket"))
+        patch.setattr(socket, "getaddrinfo", refusal("ask for an address"))
+        patch.setattr(subprocess.Popen, "__init__", refusal("start a process"))
+        for name in PROCESS_CALLS:
+            patch.setattr(os, name, refusal("start a process"))
+        home = tmp_path_factory.mktemp("home")
+        for name in HOMES:
+            patch.setenv(name, str(home))
+        yield
+        assert list(home.iterdir()) == [], "a unit test may not write into the home folder"
 
 
 @pytest.fixture
