@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test diagnose start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' snapshot 'snapshot list' 'snapshot show' 'snapshot restore' 'snapshot export' bundle 'bundle create' 'bundle add' 'bundle verify' seed uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest from-workflow' 'manifest lock' 'manifest accept' attestation completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --civitai --comfyui --comfyui-args --comfyui-source --connections --digest --endpoint --environment --expect --expires --extra-model-paths --for --from --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --machine --manifest --metrics --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with --workflow
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --civitai --comfyui --comfyui-args --comfyui-source --comfyui-version --connections --custom-node --digest --endpoint --environment --expect --expires --extra-model-paths --for --from --github --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --machine --manifest --metrics --node-registry --node-version --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --steps --torch --torch-index --torch-python --torrent --verify-with --workflow
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -99,6 +99,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l uv -d 'install 
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l update-comfyui -d 'update an existing checkout to the pinned release'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l comfyui-version -x -d 'the release of ComfyUI to install, or to move a checkout to: 0.46.0, latest, or pinned, the one that was verified with klein-setup (default: pinned, or the oldest one that loads the models)'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l custom-node -x -d 'agree to a pack of custom nodes that the manifest pins: third-party code; may be repeated'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l torrent -xka "(__fish_complete_path (commandline -ct))" -d 'the torrent that the host which seeds wrote'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l peer -x -d 'a host that seeds, or takes the same files: they are asked before every other source'
@@ -106,6 +108,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l listen -x -d 'w
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l steps -x -d 'steps of denoising (default: the set'"'"'s or workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -146,6 +149,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using plan' -l uv -d 'install wit
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l update-comfyui -d 'update an existing checkout to the pinned release'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l comfyui-version -x -d 'the release of ComfyUI to install, or to move a checkout to: 0.46.0, latest, or pinned, the one that was verified with klein-setup (default: pinned, or the oldest one that loads the models)'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l custom-node -x -d 'agree to a pack of custom nodes that the manifest pins: third-party code; may be repeated'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l hosts -d 'list every host that install would contact, without contacting any'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a detect -d 'show the machine, the source of each fact, and the torch build for it'
@@ -190,6 +195,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using verify' -l server -x -d 'ge
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l steps -x -d 'steps of denoising (default: the set'"'"'s or workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -236,6 +242,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l uv -d 'install w
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l update-comfyui -d 'update an existing checkout to the pinned release'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l comfyui-version -x -d 'the release of ComfyUI to install, or to move a checkout to: 0.46.0, latest, or pinned, the one that was verified with klein-setup (default: pinned, or the oldest one that loads the models)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l custom-node -x -d 'agree to a pack of custom nodes that the manifest pins: third-party code; may be repeated'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l torrent -xka "(__fish_complete_path (commandline -ct))" -d 'the torrent that the host which seeds wrote'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l peer -x -d 'a host that seeds, or takes the same files: they are asked before every other source'
@@ -243,6 +251,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l listen -x -d 'wh
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l steps -x -d 'steps of denoising (default: the set'"'"'s or workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -280,6 +289,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l server -x -d
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l steps -x -d 'steps of denoising (default: the set'"'"'s or workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -316,6 +326,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l no-uv -d 'inst
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
+complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l steps -x -d 'steps of denoising (default: the set'"'"'s or workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -355,6 +366,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l keep -d 'keep 
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l no-image -l no-picture -d 'generate no test image; the environment for it is not needed then'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l environment -xka "(__fish_complete_directories)" -d 'an environment to use instead of a new one'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l torch-index -x -d 'base address of a mirror of the wheel index'
+complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l comfyui -xka "(__fish_complete_directories)" -d 'a ComfyUI that generates an image of the second model, too'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a report -d 'write the last run as one HTML page'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -528,6 +540,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l no-wai
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
+complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l steps -x -d 'steps of denoising (default: the set'"'"'s or workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -564,6 +577,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l python -x
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l machine -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there; may be given several times'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l comfyui-source -x -d 'get ComfyUI'"'"'s archive from a mirror or a file'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l comfyui-version -x -d 'the release of ComfyUI to install, or to move a checkout to: 0.46.0, latest, or pinned, the one that was verified with klein-setup (default: pinned, or the oldest one that loads the models)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l lock-version -x -d 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l expires -x -d 'last day of the lock: a number of days like 90d, or a date'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l sign -x -d 'write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)'
@@ -601,6 +615,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l python -xka 
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l machine -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there; may be given several times'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l comfyui-source -x -d 'get ComfyUI'"'"'s archive from a mirror or a file'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l comfyui-version -x -d 'the release of ComfyUI to install, or to move a checkout to: 0.46.0, latest, or pinned, the one that was verified with klein-setup (default: pinned, or the oldest one that loads the models)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l lock-version -x -d 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l expires -x -d 'last day of the lock: a number of days like 90d, or a date'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l sign -x -d 'write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)'
@@ -656,7 +671,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l comfyui -xka 
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l hf-cache -xka "(__fish_complete_directories)" -d 'install into an HF cache (default: the user'"'"'s own)'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l extra-model-paths -xka "(__fish_complete_path (commandline -ct))" -d 'another extra_model_paths.yaml, as given to ComfyUI'"'"'s --extra-model-paths-config'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
-complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l only -x -d 'files, environment, comfyui (default: all three)'
+complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l only -x -d 'files, environment, comfyui, custom-nodes (default: all)'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l dry-run -d 'show what would be removed and remove nothing'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -s y -l yes -d 'answer yes, except about licences, links and sending the token'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l no-input -d 'ask nothing; what a person has to decide is an error'
@@ -696,6 +711,10 @@ complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l 
 complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l comfyui -xka "(__fish_complete_directories)" -d 'the ComfyUI whose templates are looked at first'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l package-index -x -d 'index of the package with the templates'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l civitai -x -d 'address of Civitai or a mirror'
+complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l server -x -d 'a running ComfyUI, asked which nodes of an unknown pack it does not have'
+complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l node-version -x -d 'the version or commit of a pack, instead of what the workflow says; may be repeated'
+complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l node-registry -x -d 'address of the Comfy registry or a mirror'
+complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l github -x -d 'address of GitHub or a mirror'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l send-token -d 'send the Hub'"'"'s token to another --endpoint, too'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest from-workflow' -l allow-loopback -d 'accept addresses of this machine, for tests'
@@ -743,4 +762,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 64f2eba2ffc33a33490c86ab6093db46663f5dbc52ecd4e7f0dcf076db3f2e8c
+# made by scripts/make_completions.py from the options with the digest c39022b3f9ccbbe26918c26c65b55344d3447df5e76df76ad901013368496f91
