@@ -18,6 +18,7 @@ _PARTS: tuple[tuple[str, Role, str], ...] = (
     ("encoder", "text_encoder", "text_encoders"),
     ("vae", "vae", "vae"),
 )
+_AMPLIFIED = frozenset(f"taesd_decoder.{number}.weight" for number in (1, 7, 12, 17, 19))  # else the image is black
 _PLACEHOLDER = "NAME"  # in the workflow
 
 
@@ -51,6 +52,8 @@ def other_model(name: str, *, is_loadable: bool = False) -> OtherModel:
         tensors = tuple(tensor for row in table[part] for tensor in expanded(*row))
         if role == "text_encoder" and not is_loadable:
             tensors = shrunk(tensors, 64)
-        files.append(TinyFile(role, f"{name}-{part}.safetensors", folder, safetensors_file(tensors)))
+        files.append(
+            TinyFile(role, f"{name}-{part}.safetensors", folder, safetensors_file(tensors, amplified=_AMPLIFIED))
+        )
     workflow = (TABLES / "other_workflow.json").read_text(encoding="utf-8").replace(_PLACEHOLDER, name)
     return OtherModel(workflow=workflow.encode(), repo_id=f"{name}/{name}", files=tuple(files))

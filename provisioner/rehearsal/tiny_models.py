@@ -12,7 +12,7 @@ import math
 import random
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ ITEM_SIZE = {"I64": 8, "F32": 4, "BF16": 2, "F8_E4M3": 1}
 """Bytes of one element, in the order in which the safetensors library lays dtypes out (largest alignment first)."""
 
 _SMALL = bytes(0x3C | (byte & 0x80) for byte in range(256))  # top byte of a float: sign kept, 0.0078 <= |x| < 0.032
+_LARGER = bytes(0x3D | (byte & 0x80) for byte in range(256))  # four times as much
 _SMALL_F8 = bytes((byte & 0x80) | (byte & 0x7F) % 0x28 for byte in range(256))  # |x| < 0.25 in E4M3, never its NaN
 _ONE = {"I64": struct.pack("<q", 1), "F32": struct.pack("<f", 1.0), "BF16": b"\x80\x3f", "F8_E4M3": b"\x38"}
 
@@ -96,17 +97,24 @@ def safetensors_header(tensors: Iterable[Tensor], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text
 
 
-def safetensors_file(tensors: Iterable[Tensor], *, metadata: Mapping[str, str] | None = None, seed: int = 0) -> bytes:
+def safetensors_file(
+    tensors: Iterable[Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    seed: int = 0,
+    amplified: Collection[str] = (),
+) -> bytes:
     """Return a safetensors file with pseudo-random values.
 
     Weights and biases are small (below 0.25), norms and variances are 1, quantisation scales are positive, so that
-    whatever computes with them stays finite.
+    whatever computes with them stays finite.  The floats of the tensors named in `amplified` are four times as large.
     """
     ordered = in_file_order(tensors)
-    return b"".join((safetensors_header(ordered, metadata), *(tensor_values(tensor, seed) for tensor in ordered)))
+    values = (tensor_values(each, seed, is_amplified=each.name in amplified) for each in ordered)
+    return b"".join((safetensors_header(ordered, metadata), *values))
 
 
-def tensor_values(tensor: Tensor, seed: int = 0) -> bytes:
+def tensor_values(tensor: Tensor, seed: int = 0, *, is_amplified: bool = False) -> bytes:
     """Return the values of a tensor, as `safetensors_file` writes them."""
     is_neutral = re.search(r"norm\w*\.(\d\.)?(weight|scale)$|running_var$|_scale$|num_batches_tracked$", tensor.name)
     if is_neutral or tensor.dtype == "I64":
@@ -116,7 +124,8 @@ def tensor_values(tensor: Tensor, seed: int = 0) -> bytes:
         return source.randbytes(tensor.count).translate(_SMALL_F8)
     width = ITEM_SIZE[tensor.dtype]
     values = bytearray(source.randbytes(tensor.size))
-    values[width - 1 :: width] = values[width - 1 :: width].translate(_SMALL)  # little-endian: the top byte is last
+    table = _LARGER if is_amplified else _SMALL
+    values[width - 1 :: width] = values[width - 1 :: width].translate(table)  # little-endian: the top byte is last
     return bytes(values)
 
 

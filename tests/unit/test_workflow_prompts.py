@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from provisioner.commands.workflow_image import WorkflowImage
 from provisioner.core.errors import WorkflowError
+from provisioner.smoke_test.results import ImageOptions
 from provisioner.workflow.patch_prompt import Settings, patch_prompt, phases_of, settings_of
 from provisioner.workflow.prompt_graph import Prompt, to_prompt
 from provisioner.workflow.read_workflow import read_workflow
@@ -334,3 +336,23 @@ def test_the_parts_of_the_work_follow_from_the_classes_of_the_nodes() -> None:
     ]
     found = phases_of({each: of(each) for each in classes})
     assert list(found.values()) == ["load", "encode", "sample", "sample", "decode", "save"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (frozenset({"steps"}), "changed in it: seed; asked for, but none of its nodes is known to take it: steps."),
+        (frozenset(), "changed in it: seed."),
+    ],
+)
+def test_what_was_asked_for_and_could_not_be_changed_is_said(given: frozenset[str], said: str) -> None:
+    image = WorkflowImage(
+        label="x.json",
+        make=lambda asked: patch_prompt(graph(two=of("KSamplerAdvanced", noise_seed=1)), steps=asked.steps),
+        options=ImageOptions(),
+        changed=frozenset({"seed"}),
+        unchanged=given,
+        is_stand_in=False,
+        phases={},
+    )
+    assert image.note == f"Generated with x.json; {said}"
