@@ -105,19 +105,20 @@ class PackCheck:
 
     receipt: PackReceipt
     is_gone: bool = False
-    changed: tuple[str, ...] = ()  # files that were changed or deleted
+    changed: tuple[str, ...] = ()  # files with other content
+    missing: tuple[str, ...] = ()  # files that are gone: deleted, or removed by a run that was killed
     added: tuple[str, ...] = ()  # files that klein-setup did not put there
     of_git: str | None = None  # what its repository holds of somebody else's
 
     @property
     def is_whole(self) -> bool:
         """Whether all that was installed is there, byte for byte."""
-        return not (self.is_gone or self.changed)
+        return not (self.is_gone or self.changed or self.missing)
 
     @property
     def is_ours_alone(self) -> bool:
-        """Whether nothing else is in it, so that it can be removed."""
-        return self.is_whole and not self.added and self.of_git is None
+        """Whether nothing of somebody else's is in it, so that what is left can be removed."""
+        return not (self.is_gone or self.changed or self.added or self.of_git)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

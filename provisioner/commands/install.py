@@ -11,7 +11,7 @@ from provisioner.commands.choose_environment import environment_folder, with_env
 from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
-from provisioner.commands.manifest_packs import agreed_packs
+from provisioner.commands.manifest_packs import NOT_INSTALLED, agreed_packs
 from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
@@ -173,7 +173,7 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
     final = make_plan(
         applied.files,
         steps,
-        findings=(*applied.findings, *found),
+        findings=(*applied.findings, *found, *(each for each in plan.findings if each.code == NOT_INSTALLED)),
         notes=plan.notes,
         links=plan.links,
         choice=plan.choice,

@@ -127,7 +127,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     if wants_packs:
         packs = plan_packs(run, comfyui, of_comfyui, where)
         steps += packs.steps
-        notes += packs.notes
+        findings += packs.findings
     if "smoke" in options.parts:
         obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps)
         if obstacle is None or options.are_parts_named:

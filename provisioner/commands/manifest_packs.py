@@ -14,6 +14,7 @@ from provisioner.comfyui.checkout.node_packs import FOLDER
 from provisioner.commands.combination import combination_of, requirements_here
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, inspect_comfyui
 from provisioner.commands.packages import all_requirements
+from provisioner.commands.run import options_of
 from provisioner.core.errors import CommandError, PlanOutdatedError, UsageError
 from provisioner.core.events import Notice
 from provisioner.core.models import CustomNode, Finding
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
 _RUNS_AS_YOU = "third-party code that will run as you; its install scripts are not run"
 
 
+NOT_INSTALLED = "custom-nodes-not-installed"
+"""Code of what is found about a pack that a manifest pins and a run leaves out."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPacks:
     """What is done about the packs of a manifest, and why not more."""
 
     steps: tuple[InstallNodePack, ...] = ()
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def check_named(run: Run, named: Iterable[str]) -> None:
@@ -57,7 +62,7 @@ def check_named(run: Run, named: Iterable[str]) -> None:
 def plan_packs(
     run: Run, comfyui: ComfyUIInstall | None, of_comfyui: ComfyUIStep | None, environment: Path
 ) -> PlannedPacks:
-    """Return a step for each pack that is not there, and a sentence for each that cannot be installed.
+    """Return a step for each pack that is not there, and a finding for each that cannot be installed.
 
     Parameters
     ----------
@@ -75,25 +80,37 @@ def plan_packs(
         return PlannedPacks()
     tree = of_comfyui.folder if isinstance(of_comfyui, GetComfyUI) else None
     tree = tree or (None if comfyui is None else comfyui.checkout.tree)
-    names = listing([each.id for each in packs])
     if tree is None:
+        hint = "Name a ComfyUI with --comfyui DIR."
         return PlannedPacks(
-            notes=(f"The custom nodes {names} are not installed: there is no ComfyUI of which to add to.",)
+            findings=tuple(_left_out(each, "there is no ComfyUI to add them to", hint) for each in packs)
         )
     steps: list[InstallNodePack] = []
-    notes: list[str] = []
+    findings: list[Finding] = []
     for pack in packs:
         found = run.session.packs.look(tree, pack)
         if found.state == "kept":
-            notes.append(f"The custom nodes {pack.id} are not installed: {found.reason}. {found.hint}")
+            findings.append(_left_out(pack, found.reason, found.hint))
         elif found.state == "absent" and run.session.is_offline:
-            notes.append(f"The custom nodes {pack.id} are not installed: the network is off.")
+            findings.append(
+                _left_out(pack, "the network is off", "Run it without --offline; a bundle has no custom nodes.")
+            )
         elif found.state == "absent":
             size = "" if (bytes_ := _size(pack)) is None else f", {human_bytes(bytes_)}"
             reason = f"{_RUNS_AS_YOU}; from {redact(pack.address)}{size}"
             folder = tree / FOLDER / pack.id
             steps.append(InstallNodePack(folder=folder, tree=tree, pack=pack, environment=environment, reason=reason))
-    return PlannedPacks(steps=tuple(steps), notes=tuple(notes))
+    return PlannedPacks(steps=tuple(steps), findings=tuple(findings))
+
+
+def _left_out(pack: CustomNode, why: str, hint: str) -> Finding:
+    return Finding(
+        code=NOT_INSTALLED,
+        severity="warning",
+        remedy="by-hand",
+        message=f"The custom nodes {pack.id} are not installed: {why}.",
+        hint=hint,
+    )
 
 
 def _size(pack: CustomNode) -> int | None:
@@ -101,7 +118,7 @@ def _size(pack: CustomNode) -> int | None:
 
 
 def agreed_packs(plan: Plan, named: frozenset[str], ask: Ask | None) -> Plan:
-    """Return the plan with the packs that somebody agreed to by name, and a sentence about each of the others.
+    """Return the plan with the packs that somebody agreed to by name, and a finding about each of the others.
 
     Parameters
     ----------
@@ -120,13 +137,20 @@ def agreed_packs(plan: Plan, named: frozenset[str], ask: Ask | None) -> Plan:
             left.append(step)
     if not left:
         return plan
-    options = " ".join(f"--custom-node {each.pack.id}" for each in left)
-    names = listing([f"{each.pack.id} ({each.pack.pin}, from {redact(each.pack.address)})" for each in left])
-    note = (
-        f"Not installed, as nobody agreed to {'it' if len(left) == 1 else 'them'} by name: the custom nodes {names}. "
-        f"They are third-party code that would run as you, and --yes does not agree to it; {options} does."
+    found = (
+        _left_out(
+            each.pack,
+            f"they are third-party code that would run as you ({each.pack.pin}, from {redact(each.pack.address)}), and "
+            "nobody agreed to them by name",
+            f"If you trust their author, add --custom-node {each.pack.id}; --yes does not agree to it.",
+        )
+        for each in left
     )
-    return replace(plan, steps=tuple(each for each in plan.steps if each not in left), notes=(*plan.notes, note))
+    return replace(
+        plan,
+        steps=tuple(each for each in plan.steps if each not in left),
+        findings=(*plan.findings, *found),
+    )
 
 
 def _question(step: InstallNodePack) -> str:
@@ -254,17 +278,17 @@ def check_packs(run: Run, comfyui: ComfyUIInstall | None) -> tuple[Finding, ...]
     if tree is None:
         return ()
     checked = run.session.packs.check_all(tree)
-    changed = tuple(_changed(tree, each) for each in checked if not each.is_whole)
+    changed = tuple(_changed(run, tree, each) for each in checked if not each.is_whole)
     told = {each.receipt.name for each in checked}
     missing = tuple(
-        _missing(tree, each)
+        _missing(run, tree, each)
         for each in run.manifest.custom_nodes
         if each.id not in told and run.session.packs.look(tree, each).state == "absent"
     )
     return (*changed, *missing)
 
 
-def _changed(tree: Path, found: PackCheck) -> Finding:
+def _changed(run: Run, tree: Path, found: PackCheck) -> Finding:
     name = found.receipt.name
     path = tree / FOLDER / name
     if found.is_gone:
@@ -274,10 +298,11 @@ def _changed(tree: Path, found: PackCheck) -> Finding:
             remedy="by-hand",
             message=f"The custom nodes {name}, which klein-setup installed, are gone.",
             path=path,
-            hint=f"`klein-setup install --custom-node {name}` installs them again; "
-            "`klein-setup uninstall --only custom-nodes` forgets them.",
+            hint=f"{_command(run, name)} installs them again; `klein-setup uninstall --only custom-nodes` forgets "
+            "them.",
         )
-    some = ", ".join(found.changed[:3]) + (f" and {len(found.changed) - 3} more" if len(found.changed) > 3 else "")
+    odd = (*found.changed, *found.missing)
+    some = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
     pin = found.receipt.archive_sha256 or found.receipt.checkout.commit
     return Finding(
         code="custom-nodes-changed",
@@ -290,13 +315,17 @@ def _changed(tree: Path, found: PackCheck) -> Finding:
     )
 
 
-def _missing(tree: Path, pack: CustomNode) -> Finding:
+def _missing(run: Run, tree: Path, pack: CustomNode) -> Finding:
     return Finding(
         code="custom-nodes-missing",
         severity="warning",
         remedy="by-hand",
         message=f"The workflow of the manifest needs the custom nodes {pack.id}, which are not there.",
         path=tree / FOLDER / pack.id,
-        hint=f"`klein-setup install --custom-node {pack.id}` installs them: third-party code from "
-        f"{redact(pack.address)}.",
+        hint=f"{_command(run, pack.id)} installs them: third-party code from {redact(pack.address)}.",
     )
+
+
+def _command(run: Run, name: str) -> str:
+    words = [*options_of(run, None), "--custom-node", name]
+    return f"`{run.session.settings.program.command('install', words)}`"

@@ -88,7 +88,8 @@ def run_full_verify(
     comfyui = inspect_comfyui(run) if needs_program(run.wanted) else None
     if comfyui is not None and comfyui.checkout.tree is not None:
         report = with_comfyui(with_problems(report, check_comfyui(comfyui)), comfyui)
-    report = with_problems(report, check_packs(run, comfyui or inspect_comfyui(run)))
+    if comfyui is not None or run.manifest.custom_nodes:
+        report = with_problems(report, check_packs(run, comfyui or inspect_comfyui(run)))
     if can_generate(run.wanted):
         environment = environment_folder(run, options.environment)
         combination = combination_of(run, comfyui, environment)

@@ -12,6 +12,7 @@ from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Config,
+    CustomNode,
     Gpu,
     HubFile,
     Licence,
@@ -164,6 +165,7 @@ def manifest_summary_blocks(manifest: Manifest, whole: str) -> list[Block]:
         *_manifest_head(manifest),
         BLANK,
         *pair_blocks([pair(each.id, _summary_of(manifest, each)) for each in manifest.sets]),
+        *custom_node_blocks(manifest.custom_nodes),
         BLANK,
         Para(line=span(f"Every file, with its digest and its sources: `{whole}`", "dim")),
     ]
@@ -214,6 +216,17 @@ def _set_blocks(manifest: Manifest, chosen: ArtifactSet) -> list[Block]:
     notes: list[Block] = [Para(line=span("; ".join(facts), "dim"), indent=2)]
     notes += [Para(line=span(chosen.note, "dim"), indent=2)] if chosen.note else []
     return [BLANK, head, *notes, grid]
+
+
+def custom_node_blocks(packs: Sequence[CustomNode]) -> list[Block]:
+    """Return the packs of custom nodes that a manifest pins, each with what proves it and where it comes from."""
+    if not packs:
+        return []
+    head = Para(line=(Span("Custom nodes", "title"), Span("  third-party code, installed only if you agree to each")))
+    rows = tuple(
+        Row((Span(each.id), Span(each.version or ""), Span(each.pin, "dim"), Span(each.address))) for each in packs
+    )
+    return [BLANK, head, Grid(columns=(Column(), Column(), Column(), Column(is_path=True)), rows=rows)]
 
 
 def _wanted_path(artifact: Artifact) -> str:

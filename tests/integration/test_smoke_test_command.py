@@ -212,6 +212,16 @@ def test_a_workflow_whose_nodes_are_not_there_is_refused(sandbox: Sandbox, tmp_p
     assert done.returncode == 2
     assert "needs what this ComfyUI does not have: the custom nodes my-nodes (Mine)" in done.said
     assert "manifest from-workflow" in done.said  # which pins them
+    pinned = {"repository": "https://github.com/owner/my-nodes", "commit": "1a" * 20}
+    pinned |= {"id": "my-nodes", "read_from": "a test", "read_on": "2026-11-27"}
+    manifest = json.loads(sandbox.manifest.read_text(encoding="utf-8")) | {"custom_nodes": [pinned]}
+    sandbox.manifest.write_text(json.dumps(manifest), encoding="utf-8")
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        done = sandbox.run("smoke-test", "--server", server.url, "--workflow", path)
+    assert "--custom-node my-nodes" in done.said
+    shown = sandbox.run("manifest", "show", sandbox.manifest)
+    assert "my-nodes" in shown.said
+    assert "commit 1a1a1a1a1a1a" in shown.said
     graph = sandbox.run("smoke-test", "--graph", "--workflow", path)
     assert graph.returncode == 2
     assert "Name it with --server URL" in graph.said

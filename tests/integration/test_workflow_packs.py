@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,14 @@ def test_a_workflow_names_its_packs_and_what_cannot_be_pinned_says_why(sandbox: 
 
 
 def test_a_registry_that_hangs_is_asked_once_and_a_version_may_be_given(sandbox: Sandbox, packs: Packs) -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        allows_loopback: bool = True
+
+    @dataclass(frozen=True)
     class Session:
-        is_offline = False
+        is_offline: bool = False
+        settings: Settings = Settings()
 
     names = [NeededPack(name=name, versions=("1.0",), nodes=("N",)) for name in ("one", "two")]
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -148,6 +154,15 @@ def test_a_registry_that_hangs_is_asked_once_and_a_version_may_be_given(sandbox:
     assert "127.0.0.1" in found[0].reason  # type: ignore[union-attr]
 
     commit = packs.repository("alice/pack")
+    names = [NeededPack(name="alice/pack", versions=(commit,), nodes=("A",)), names[0]]
+    offline = PackPinning(session=Session(is_offline=True), options=PackOptions(github=packs.url))  # type: ignore[arg-type]
+    by_commit, by_archive = offline.pin_all(names)
+    assert isinstance(by_commit, CustomNode)  # a commit is its own proof, whoever has it
+    assert "nobody was asked" in by_commit.read_from
+    assert "nobody states its SHA-256" in by_archive.reason  # type: ignore[union-attr]
+    strange = PackPinning(session=Session(settings=Settings(False)), options=PackOptions(github=packs.url))  # type: ignore[arg-type]
+    assert "at an address of this machine" in strange.pin_all(names[:1])[0].reason  # type: ignore[union-attr]
+
     data = workflow(MODEL, of(2, "Some", "alice/pack", "nightly"))
     assert made(sandbox, packs, data, "--node-version", "other=1.0").returncode == 2
     done = made(sandbox, packs, data, "--node-version", f"alice/pack={commit}")
@@ -197,6 +212,10 @@ def test_install_verify_and_uninstall(setup: SetupFixture, packs: Packs) -> None
     reasons = {each["path"]: each["reason"] for each in planned.json["steps"] if each["kind"] == "install-node-pack"}
     assert set(reasons) == {str(nodes / "git-pack"), str(nodes / "zip-pack")}
     assert all("third-party code that will run as you" in each for each in reasons.values())
+    left = [each for each in planned.json["findings"] if each["code"] == "custom-nodes-not-installed"]
+    assert ["add --custom-node refused" in left[0]["hint"], "add --custom-node clashes" in left[1]["hint"]] == [
+        True
+    ] * 2
 
     bad = ("--custom-node", "refused", "--custom-node", "clashes")
     done = setup.run("install", *options, *both, *bad, "--json")
@@ -304,6 +323,16 @@ def test_what_is_changed_or_added_is_switched_off_and_never_deleted(
     with pytest.raises(UsageError, match=r"pack\.disabled is there already"):
         remove(installs, tree)
     assert path.is_dir()
+
+
+def test_a_removal_that_was_killed_is_gone_on_from(installs: PackInstalls, tree: Path, packs: Packs) -> None:
+    before = inventory(tree)
+    pack = git_pack(packs)
+    path = install(installs, tree, pack)
+    (path / "__init__.py").unlink()
+    assert installs.look(tree, pack).reason == f"files of {path} were changed or deleted (__init__.py)"
+    assert remove(installs, tree) is None
+    assert inventory(tree) == before
 
 
 @pytest.mark.parametrize("case", ["own folder", "other commit", "other version", "other case", "file", "link"])

@@ -244,8 +244,10 @@ def test_only_the_packs_that_somebody_named_are_installed() -> None:
     agreed = agreed_packs(plan, frozenset({"a"}), ask)
     assert [each.pack.id for each in agreed.steps if isinstance(each, InstallNodePack)] == ["a", "b"]
     assert ["third-party code" in each and "run as you" in each for each in asked] == [True, True]
-    (note,) = agreed.notes
-    assert "--yes does not agree to it; --custom-node c does" in note
+    (found,) = agreed.findings
+    assert (found.code, found.severity) == ("custom-nodes-not-installed", "warning")
+    assert "custom nodes c are not installed: they are third-party code" in found.message
+    assert found.hint == "If you trust their author, add --custom-node c; --yes does not agree to it."
     assert agreed_packs(plan, frozenset(), None).steps == ()
     assert agreed_packs(plan, frozenset("abc"), None) is plan
 

@@ -105,7 +105,8 @@ class PackInstalls:
                 return FoundPack(state="right")
             if found.is_gone:
                 return _kept(f"{path} is a link or a file", away)
-            return _kept(f"files of {path} were changed ({', '.join(found.changed[:3])})", away)
+            odd = ", ".join((*found.changed, *found.missing)[:3])
+            return _kept(f"files of {path} were changed or deleted ({odd})", away)
         if receipt is not None:
             hint = "Remove it with `klein-setup uninstall --only custom-nodes`, and run the same command again."
             return _kept(f"klein-setup installed another version of it, {receipt.checkout.version}", hint)
@@ -322,14 +323,17 @@ def check(path: Path, receipt: PackReceipt) -> PackCheck:
     if is_link(path) or not path.is_dir():
         return PackCheck(receipt=receipt, is_gone=True)
     files = receipt.checkout.files
-    ours = {each.path for each in sort_out(path, files)[0]}
+    ours, kept = sort_out(path, files)
+    changed = {each.path for each in kept}
+    here = {each.path for each in ours} | changed
     known = {each.path for each in files}
     sources = {Path(each) for each in known}
     git = path / ".git"
     has_git = os.path.lexists(git)
     return PackCheck(
         receipt=receipt,
-        changed=tuple(sorted(known - ours)),
+        changed=tuple(sorted(changed)),
+        missing=tuple(sorted(known - here)),
         added=tuple(
             sorted(
                 each
