@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -287,6 +288,18 @@ def test_without_git_the_server_names_commit_and_tree_and_the_archive_is_held_to
     other = ComfyRelease(version="0.34.0", commit=release.commit, tree=upstream.release["tree"])
     with pytest.raises(NotTheFileError):
         without.fetch(other, tmp_path / "other", source=forge.source)
+
+
+def test_a_bundle_holds_the_release_that_was_named_with_its_commit(forge: Forge, setup: SetupFixture) -> None:
+    without_git = {"PATH": str(Path(sys.executable).parent), "COLUMNS": "200"}
+    bundle = setup.sandbox.folder / "bundle"
+    words = ("bundle", "create", bundle, "--yes", "--no-wheels", "--comfyui-version", "latest")
+    made = setup.run(*words, source=forge.source, env=without_git)
+    assert made.returncode == 0, made.said
+    planned = setup.run("plan", "--from", bundle, "--only", "environment", env=without_git)
+    assert f"ComfyUI 0.34.0 ({commit_of(setup.upstream, '0.34.0')[:12]})" in planned.said
+    refused = setup.run("plan", "--from", bundle, "--comfyui-version", "0.33.0", env=without_git)
+    assert "--from and --comfyui-version name two places" in refused.said
 
 
 def test_a_server_that_says_something_else_is_an_error(forge: Forge) -> None:

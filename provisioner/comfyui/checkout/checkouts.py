@@ -260,7 +260,7 @@ class Checkouts:
             raise OfflineError(
                 f"with --offline, {redact(source)} is not asked.", hint="Run once without --offline.", missing=[]
             )
-        git = self.git_in(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
+        git = self.git_in(Path(), _silent, is_ours=True)
         if git is not None:
             return git.tags_at(source, timeout_s=self.answer_timeout_s)
         self._need_server(source)
@@ -284,7 +284,7 @@ class Checkouts:
         """
         if release.tree is not None or self.is_offline or is_archive(source):
             return release
-        git = self.git_in(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
+        git = self.git_in(Path(), _silent, is_ours=True)
         if git is not None:
             return replace(release, tree=git.tree_at(release, source)) if comes_as_archive else release
         self._need_server(source)
