@@ -70,6 +70,10 @@ ELSEWHERE = {
         '"--schedule", "daily"',
     ),
     "--update-comfyui": (UPDATE, '"--update-comfyui"'),
+    r"--comfyui-version \S+": (
+        "test_comfyui_version.py::test_the_release_that_was_named_is_installed_recorded_and_held_to",
+        '"--comfyui-version", "v0.34.0"',
+    ),
     "--undo-update": (UPDATE, '"--undo-update"'),
     "--only environment": (UPDATE, '"--only", "environment"'),
 }
