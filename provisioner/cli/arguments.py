@@ -648,17 +648,18 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
     """Add ``rehearse``."""
     parser = _add(subparsers, "rehearse", "test the whole installation with small files: no GPU, no account needed")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder and show where it is")
-    parser.add_argument(
+    image = parser.add_mutually_exclusive_group()
+    image.add_argument(
         "--no-image",
         "--no-picture",
         action="store_true",
         help="generate no test image; the environment for it is not needed then",
     )
-    parser.add_argument("--environment", type=_path, metavar="DIR", help="an environment to use instead of a new one")
-    parser.add_argument("--torch-index", type=_index, metavar="URL", help="base address of a mirror of the wheel index")
-    parser.add_argument(
+    image.add_argument(
         "--comfyui", type=_path, metavar="DIR", help="a ComfyUI that generates an image of the second model, too"
     )
+    parser.add_argument("--environment", type=_path, metavar="DIR", help="an environment to use instead of a new one")
+    parser.add_argument("--torch-index", type=_index, metavar="URL", help="base address of a mirror of the wheel index")
     parser.set_defaults(run="rehearse")
 
 

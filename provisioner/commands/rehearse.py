@@ -149,6 +149,8 @@ def rehearse(
     ------
     RehearsalError
         A check failed.
+    UsageError
+        There is no ComfyUI in `comfyui`, or no Python in `environment`.
     SmokeTestError
         No image was generated.
     KleinError
@@ -160,7 +162,9 @@ def rehearse(
         scratch_folder("klein-setup-rehearsal-", is_kept=keep) as folder,
         _prepared(folder, checks, events, say, cancelled) as sandbox,
     ):
-        sandbox.comfyui = comfyui if has_image else None
+        if comfyui is not None and has_image:
+            rehearse_image.program_in(sandbox.run(comfyui=comfyui))
+            sandbox.comfyui = comfyui
         report, other = _run_steps(sandbox)
         choice = EnvironmentChoice(given=environment, torch_index=torch_index)
         smoke = _step_image(sandbox, choice) if has_image else None

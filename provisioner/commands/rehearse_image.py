@@ -20,9 +20,10 @@ from provisioner.commands.choose_environment import (
     environment_folder,
     look_at_environment,
 )
+from provisioner.commands.comfyui_image import python_of
 from provisioner.commands.diffusers_image import hear_diffusers
 from provisioner.commands.image_options import SmokeTestOptions
-from provisioner.commands.inspect_comfyui import inspect_comfyui
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, inspect_comfyui
 from provisioner.commands.run import Run
 from provisioner.commands.session import Session
 from provisioner.commands.smoke_test import generate_image
@@ -230,6 +231,19 @@ def check_image(check: Check, run_: DiffusersRun, smoke: SmokeTest, requests: in
 # --- the other model --------------------------------------------------------------------------------
 
 
+def program_in(run: Run) -> ComfyUIInstall:
+    """Return the ComfyUI in the folder of a run; raises UsageError where there is none, or no Python for it."""
+    comfyui = inspect_comfyui(run)
+    is_there = comfyui is not None and comfyui.checkout.tree is not None
+    if comfyui is not None and is_there and python_of(run, comfyui, environment_folder(run, None))[0] is not None:
+        return comfyui
+    raise UsageError(
+        f"In {run.options.comfyui} there is no {'environment for ComfyUI' if is_there else 'ComfyUI'}, so the second"
+        " model would get no image.",
+        hint="Name the folder of a ComfyUI that starts, or leave --comfyui out.",
+    )
+
+
 def generate_by_comfyui(run: Run, program: Run, tree: Path) -> SmokeTest:
     """Generate the image of the other model, whose files are in `tree`, by the ComfyUI of another folder.
 
@@ -238,7 +252,7 @@ def generate_by_comfyui(run: Run, program: Run, tree: Path) -> SmokeTest:
     Raises
     ------
     UsageError
-        There is no ComfyUI in that folder, or no Python for it.
+        As `program_in`.
     SmokeTestError
         No image was generated.
     """
@@ -248,7 +262,7 @@ def generate_by_comfyui(run: Run, program: Run, tree: Path) -> SmokeTest:
         flags=flags, image=tree / "image.png", images=1, timeout_s=_TIMEOUT_S, writes_no_bytecode=True
     )
     where = environment_folder(program, None)
-    return generate_image(run, options, comfyui=inspect_comfyui(program), environment=where, show=lambda _: None)
+    return generate_image(run, options, comfyui=program_in(program), environment=where, show=lambda _: None)
 
 
 def check_other_image(check: Check, smoke: SmokeTest) -> None:

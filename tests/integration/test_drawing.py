@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from provisioner.commands.rehearse import rehearse
+from provisioner.commands.rehearse_image import check_other_image
 from provisioner.core.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
 from provisioner.disk.locks import hold_lock
 from provisioner.disk.root import Root
@@ -28,6 +30,7 @@ from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEve
 from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, generate_with_diffusers
 from provisioner.smoke_test.image import judge, read_image
 from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings
+from tests.support.comfy_server import drawn_png
 
 REQUIREMENTS = ("torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0", "accelerate==1.15.0", "pillow")
 REPO = "rehearsal/small"
@@ -506,6 +509,32 @@ def test_a_rehearsal_without_an_image_needs_no_environment() -> None:
     claims = [each.claim for each in report.rehearsal.checks]
     assert (len(claims), claims.count("every file has the SHA-256 the manifest names")) == (36, 5)
     assert "every file of the workflow is pinned to a commit, with its size and SHA-256" in claims
+
+
+def test_a_rehearsal_rejects_a_folder_without_a_comfyui_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"In {tmp_path} there is no ComfyUI")):
+        rehearse(
+            events=lambda event: None,
+            say=lambda line: pytest.fail(line) if line.startswith("  ok") else None,
+            cancelled=threading.Event(),
+            has_image=True,
+            comfyui=tmp_path,
+        )
+
+
+def test_the_image_of_the_second_model_has_the_size_of_its_workflow() -> None:
+    passed: dict[str, bool] = {}
+
+    def check(name: str, ok: bool, seen: str) -> None:
+        passed[name] = ok
+
+    for side in (256, 512):
+        image = read_image(drawn_png(side, side, 7))
+        check_other_image(check, SmokeTest(backend="comfyui", options=OPTIONS, timings=Timings(), image=image))
+        assert passed == {
+            "the image has the size that the workflow says": side == 256,
+            "nothing is wrong with it": True,
+        }
 
 
 def test_a_rehearsal_rejects_a_folder_that_is_no_environment(tmp_path: Path) -> None:
