@@ -16,6 +16,7 @@ from provisioner.core.models import (
     OciFile,
     Source,
 )
+from provisioner.manifest.strict_yaml import coerced
 
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
@@ -43,7 +44,15 @@ def manifest_text(manifest: Manifest) -> str:
         sets=[_set_entry(each) for each in manifest.sets],
         artifacts=[_artifact_entry(each) for each in manifest.artifacts],
     )
-    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes also what only YAML 1.2 takes for a number, such as a digest that begins with 0b."""
+
+    def represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if text and coerced(text) else None)
+
+    Dumper.add_representer(str, represent)
+    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 def _lock_entry(lock: Lock) -> dict[str, object]:

@@ -532,14 +532,14 @@ def read_text(place: Place) -> str:
     node = expect(place.node, Scalar)
     if node.text.strip() == "":
         raise RefusedError("is empty")
-    meant = _coerced(node.text) if node.is_bare else None
+    meant = coerced(node.text) if node.is_bare else None
     if meant is not None:
         found = f"is {shown(node.text)} without quotes, which YAML reads as {meant}"
         raise RefusedError(found, "quotes around it, if the text is meant")
     return node.text
 
 
-def _coerced(text: str) -> str | None:
+def coerced(text: str) -> str | None:
     """Return what YAML reads an unquoted word as; None when it stays text."""
     if text[0].isalpha() and len(text) > _LONGEST_COERCED:
         return None
