@@ -239,15 +239,16 @@ def judged(folder: Path, python: Path) -> list[dict[str, Any]]:
 
 
 def answer_of(file: Path, python: Path) -> dict[str, Any] | None:
-    """Return the decoder's answer about a file without the pixels; None where it is not asked."""
-    form = format_of(file.read_bytes())
+    """Return the decoder's answer about a file without the pixels, and what it is; None where nothing decodes it."""
+    data = file.read_bytes()
+    form = format_of(data)
     if form is None:
         return None
     words: list[str | Path] = [python, "-I", SCRIPT, file, form.library, form.decoder, str(3 * 2**30)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     answer.pop("frame", None)
-    return answer
+    return {"size": len(data), "first_bytes": data[:64].hex(), **answer}
 
 
 def report(rows: list[dict[str, Any]], version: str) -> str:

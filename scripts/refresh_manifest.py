@@ -267,11 +267,14 @@ class Comparison:
         if content.is_lfs != entry.is_lfs:
             kept = "in LFS, and is_lfs is false" if entry.is_lfs else "in git itself, and is_lfs is not false"
             self.outcome.differences.append(f"{content.label}: the Hub keeps it {kept}; to be read again")
-        elif not entry.is_lfs and content.git_oid not in (None, entry.git_oid):
+        elif not entry.is_lfs and content.git_oid != entry.git_oid:
             self.outcome.differences.append(
-                f"{content.label}: git_oid is {entry.git_oid} at the Hub, {content.git_oid} here"
+                f"{content.label}: git_oid is {entry.git_oid} at the Hub, {content.git_oid or 'not stated'} here"
             )
-            edits.replace((*content.path, "git_oid"), entry.git_oid)
+            if content.git_oid is None:
+                edits.insert_key(content.path, [f'git_oid: "{entry.git_oid}"'], before="is_lfs")
+            else:
+                edits.replace((*content.path, "git_oid"), entry.git_oid)
 
     def tell_remaining(self, text: str) -> None:
         """Say where a revision that moved still stands in the new text: in prose, where only a person can tell why."""

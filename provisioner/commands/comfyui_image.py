@@ -350,7 +350,7 @@ class _Judging:
             cancelled=self.run.session.cancelled.is_set,
             asked=Asked(size=size, frames=self.drawing.frames),
             is_stand_in=self.run.manifest.is_stand_in,
-        ).judge(generated.media, self.client.fetch, keep)
+        ).judge(generated.media, self.client.fetch, keep, first=1 if image is None else 2)
         return _Made(image=image, media=media, findings=(*found, *wrong))
 
 

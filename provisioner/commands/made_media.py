@@ -62,12 +62,12 @@ class MediaJudge:
     is_stand_in: bool = False
 
     def judge(
-        self, files: Iterable[OutputFile], fetch: Callable[[OutputFile], bytes], keep: Keep
+        self, files: Iterable[OutputFile], fetch: Callable[[OutputFile], bytes], keep: Keep, *, first: int = 1
     ) -> tuple[tuple[MediaFacts, ...], tuple[Finding, ...]]:
-        """Return the facts of each file, and what is wrong with them; raises as `fetch` and `keep` do."""
+        """Return the facts of each file, numbered from `first` on, and what is wrong; raises as `fetch` and `keep`."""
         made: list[MediaFacts] = []
         found: list[Finding] = []
-        for number, file in enumerate(files, 1):
+        for number, file in enumerate(files, first):
             data = fetch(file)
             form = format_of(data)
             facts = MediaFacts(
@@ -86,7 +86,10 @@ class MediaJudge:
 
     def _decoded(self, facts: MediaFacts, form: MediaFormat, data: bytes, keep: Keep, end: str) -> MediaFacts:
         path = keep(data, f"{end}{form.extension}")
-        answer = decode(path, form, python=self.python or Path(sys.executable), cancelled=self.cancelled)
+        own = Path(sys.executable)
+        answer = decode(path, form, python=self.python or own, cancelled=self.cancelled)
+        if answer.decoder is None and self.python is not None:  # ours has Pillow, and PyAV where somebody installed it
+            answer = decode(path, form, python=own, cancelled=self.cancelled)
         complaint = answer.complaint or ("its end is missing" if is_cut_off(data, form) else None)
         if answer.decoder is None:
             complaint = "; ".join(each for each in (complaint, header_words(data)) if each)

@@ -517,7 +517,7 @@ class HubBlob:
     filename: str  # path inside the repository
     is_lfs: bool
     is_shipped: bool = False  # wanted by a manifest that came with klein-setup: needs nobody's confirmation
-    blob_id: str | None = field(default=None, compare=False)  # the Hub's name of the content; None: not asked
+    blob_id: str | None = field(default=None, compare=False)  # the Hub's name of the content; None: not known
 
     @property
     def label(self) -> str:

@@ -108,6 +108,7 @@ def _hub_blob(artifact: Artifact, target: HubCacheTarget) -> HubBlob:
         filename=str(filename),
         is_lfs=artifact.is_lfs,
         is_shipped=target.is_shipped,
+        blob_id=artifact.git_oid if target.is_shipped and not artifact.is_lfs else None,  # of others the Hub is asked
     )
 
 

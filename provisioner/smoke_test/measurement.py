@@ -222,7 +222,9 @@ def _time_sentences(smoke: SmokeTest) -> list[str]:
     if timings.total_s is None:
         return ["The time for the image was not measured."] if smoke.image is not None else []
     took = human_duration(timings.total_s)
-    if timings.start_s is None:
+    if smoke.image is None and smoke.media:
+        first = f"What the workflow makes took {took}{_split(timings)}."
+    elif timings.start_s is None:
         first = f"The image took {took}{_split(timings)}, with a program that was already running."
     else:
         first = f"The first image after the start took {took}{_split(timings)}."

@@ -86,7 +86,7 @@ def generate(
 
 def test_every_recording_is_tested() -> None:
     prompts = {path.stem for path in RECORDINGS.glob("*.json") if not path.name.startswith("GET_")}
-    assert prompts == {*SUCCESSES, *FAILURES}
+    assert prompts == {*SUCCESSES, *FAILURES, "ok_videos_and_sounds"}
 
 
 # --- single answers ----------------------------------------------------------------------------
@@ -172,6 +172,30 @@ def test_a_cached_run_runs_no_node() -> None:
     record = heard("ok_fp8")
     assert (record.timings, record.marks, record.has_run_a_node) == ((), [], False)
     assert set(record.cached) == set(whole_graph())
+
+
+@pytest.mark.parametrize("faults", [None, Faults(files_only_in_history=True)])
+def test_the_client_names_videos_and_sounds_and_fetches_them(faults: Faults | None) -> None:
+    with (
+        ReplayServer("ok_videos_and_sounds", faults=faults) as server,
+        ComfyClient(server.url, cancelled=lambda: False) as client,
+    ):
+        generated = client.generate(graph_of("ok_videos_and_sounds"), timeout_s=20)
+        server.faults.answers["/view"] = (200, "video/mp4", b"a film")
+        film = next(each for each in generated.media if each.filename.endswith(".mp4"))
+        assert client.fetch(film) == b"a film"
+        asked = next(target for _, target, _ in server.requests if target.startswith("/view"))
+    assert generated.image is None
+    assert sorted((each.kind, each.filename.rpartition(".")[2], each.subfolder) for each in generated.media) == [
+        ("audio", "flac", "audio"),
+        ("audio", "mp3", "audio"),
+        ("audio", "opus", "audio"),
+        ("video", "mp4", "video"),
+        ("video", "png", ""),
+        ("video", "webm", ""),
+        ("video", "webp", ""),
+    ]
+    assert asked == "/view?filename=klein_00001_.mp4&subfolder=video&type=output"
 
 
 @pytest.mark.parametrize("name", sorted(FAILURES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,6 +178,16 @@ def test_a_file_that_git_keeps_is_fetched_and_compared_by_its_bytes(tree: Tree) 
     assert f"config: git_oid is {Content.of(other).git_oid()} at the Hub" in out
     now = parse_manifest(tree.text, file="x").artifacts[1]
     assert (now.sha256, now.git_oid) == (sha256(other), Content.of(other).git_oid())
+    assert tree.refresh() == (0, "", "")
+
+
+def test_a_git_id_that_is_not_stated_is_added(tree: Tree) -> None:
+    whole = tree.text
+    tree.path.write_text(re.sub(r"    git_oid: .*\n", "", whole), encoding="utf-8")
+    status, out, _ = tree.refresh("--write")
+    assert status == 1
+    assert f"config: git_oid is {Content.of(CONFIG).git_oid()} at the Hub, not stated here" in out
+    assert parse_manifest(tree.text, file="x").artifacts == parse_manifest(whole, file="x").artifacts
     assert tree.refresh() == (0, "", "")
 
 

@@ -65,6 +65,7 @@ class Faults:
     is_a_web_page: bool = False
     answers: dict[str, tuple[int, str, bytes]] = field(default_factory=dict)  # path -> another answer
     files_only_in_history: bool = False
+    files: dict[str, bytes] = field(default_factory=dict)  # by name: what /view hands out in place of an image
     delay_s: float = 0.0  # between two messages
     missing: tuple[str, ...] = ()  # names that no loader lists
     is_on_processor: bool = False  # a stand-in says that it uses the card unless it was told not to
@@ -161,7 +162,8 @@ class ReplayServer:
         if method == "POST":
             return self._answer_post(path, body)
         if path == "/view":
-            return 200, "image/png", self._image()
+            (name,) = parse_qs(urlsplit(target).query)["filename"]
+            return 200, "image/png", self.faults.files.get(name) or self._image()
         if path == "/queue":
             return _as_json(200, self._queue())
         if path.startswith("/history/"):

@@ -113,6 +113,18 @@ def test_a_cache_gets_the_snapshot_path_of_the_first_source_on_the_hub() -> None
 
 
 @pytest.mark.parametrize(
+    ("is_shipped", "is_lfs", "named"), [(True, False, COMMIT), (True, True, None), (False, False, None)]
+)
+def test_the_git_id_in_a_shipped_manifest_is_what_the_bytes_must_have(
+    is_shipped: bool, is_lfs: bool, named: str | None
+) -> None:
+    wanted = replace(artifact(sources=(HUB_FILE,), is_lfs=is_lfs), git_oid=COMMIT)
+    found = destination_for(wanted, HubCacheTarget(cache=Path("/hf"), is_shipped=is_shipped))
+    assert isinstance(found, HubBlob)
+    assert found.blob_id == named
+
+
+@pytest.mark.parametrize(
     ("place", "relative", "part_folder"),
     [
         (

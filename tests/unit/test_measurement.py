@@ -21,6 +21,7 @@ from provisioner.smoke_test.measurement import (
 )
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import GIB, gpu, machine
+from tests.support.films import FILM
 
 MIB = 1024**2
 MANIFEST = parse_manifest(read_manifest_text("flux2-klein-4b")[0], file="flux2-klein-4b.yaml")
@@ -183,6 +184,11 @@ def test_memory_that_was_not_measured_is_reported_as_missing(device: str | None,
 def test_times_that_were_not_measured_are_reported_as_missing() -> None:
     assert describe(smoke(timings=Timings()), TUTORIAL)[1:] == ("The time for the image was not measured.",)
     assert len(describe(smoke(timings=Timings(), image=None), TUTORIAL)) == 1
+
+
+def test_of_a_video_the_time_is_not_that_of_an_image() -> None:
+    said = describe(smoke(image=None, media=(FILM,)), TUTORIAL)
+    assert any(each.startswith("What the workflow makes took ") for each in said)
 
 
 def test_parts_of_the_time_that_were_not_measured_are_left_out() -> None:

@@ -214,7 +214,7 @@ def test_a_video_and_a_sound_of_a_workflow_are_entries_with_these_keys() -> None
     frame = video["frame"]
     assert frame is not None
     assert (frame["path"], frame["width"], frame["verdict"]) == ("fox-frame.png", 768, "image")
-    assert {key: value for key, value in video.items() if key != "frame"} == {
+    assert {**video, "frame": None} == {
         "kind": "video",
         "path": "fox.mp4",
         "format": "MP4",
@@ -239,6 +239,7 @@ def test_a_video_and_a_sound_of_a_workflow_are_entries_with_these_keys() -> None
             "damaged_frames": 0,
         },
         "audio": None,
+        "frame": None,
     }
     assert (sound["path"], sound["video"], sound["frame"]) == (None, None, None)
     assert sound["audio"] == {

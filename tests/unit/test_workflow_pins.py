@@ -229,6 +229,16 @@ def test_a_manifest_has_what_is_read_and_what_stands_switched_off(workflow: Mani
     assert manifest.licence.name == "Apache-2.0, mit"
 
 
+@pytest.mark.parametrize(
+    ("digest", "title"),
+    [("0b98" * 16, "no"), ("1" * 64, "0x1f"), ("0" * 62 + "e1", "2026-11-27"), ("1e" + "0" * 62, "y")],
+)
+def test_what_yaml_takes_for_another_thing_is_written_in_quotes(digest: str, title: str) -> None:
+    made = manifest_of("x", title, [Pinned(file=FILE, artifact=artifact_of(pinned(FILE, offer(digest))))], {})
+    made = replace(made, title=title)
+    assert replace(parse_manifest(manifest_text(made), file="x.yaml"), sha256="") == made
+
+
 def test_a_workflow_that_reads_nothing_has_one_set() -> None:
     off = replace(FILE, why_off="nothing uses it")
     made = manifest_of("x", "x", [Pinned(file=off, artifact=artifact_of(pinned(off, offer())))], {})

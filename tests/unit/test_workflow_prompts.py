@@ -324,6 +324,15 @@ def test_what_a_graph_does_not_tell_is_not_made_up() -> None:
     assert settings_of(graph(clip=of("CLIPTextEncode", text=["far", 0]))) == Settings(steps=20)
 
 
+def test_the_frames_of_a_video_are_known_where_all_say_the_same() -> None:
+    number = of("PrimitiveInt", value=81)
+    film = of("WanImageToVideo", width=832, height=480, length=["n", 0])
+    assert settings_of({"n": number, "1": film}).frames == 81
+    assert settings_of({"n": number, "1": film, "2": of("Cut", length=5)}).frames == 81  # no size: of something else
+    other = of("EmptyHunyuanLatentVideo", width=832, height=480, length=33)
+    assert settings_of({"n": number, "1": film, "2": other}).frames is None
+
+
 def test_the_parts_of_the_work_follow_from_the_classes_of_the_nodes() -> None:
     classes = [
         "UNETLoader",
@@ -354,5 +363,6 @@ def test_what_was_asked_for_and_could_not_be_changed_is_said(given: frozenset[st
         unchanged=given,
         is_stand_in=False,
         phases={},
+        frames=None,
     )
     assert image.note == f"Generated with x.json; {said}"

@@ -58,7 +58,7 @@ _IMAGE_BYTES = 128 * MEGABYTE  # 4096 x 4096 pixels in 16 bits
 _MEDIA_BYTES = 256 * MEGABYTE  # a minute at 32 Mbit/s; held in memory until it is written
 _IMAGE_S = 60.0  # until an image has arrived
 _MEDIA_S = 300.0
-_MOST_MEDIA = 4  # videos and sounds of one prompt that are fetched
+_MOST_MEDIA = 8  # videos and sounds of one prompt that are fetched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class Generated:
 
     @property
     def media(self) -> tuple[OutputFile, ...]:
-        """The videos and sounds, for `ComfyClient.fetch`; at most 4."""
+        """The videos and sounds, for `ComfyClient.fetch`; at most 8."""
         return tuple(each for each in self.files if each.kind != "image")[:_MOST_MEDIA]
 
 

@@ -38,7 +38,8 @@ def place_blob(
 ) -> None:
     """Move verified bytes into ``blobs``, point the snapshot to them, name the commit.
 
-    Raises StorageError, and NotTheFileError where the Hub gives the file's content another id.
+    Raises StorageError, and NotTheFileError where the Hub, or a manifest that comes with klein-setup, gives the file's
+    content another id.
 
     Where links are not to be had the file itself goes into the snapshot, as the Hub's client does it.
     """
@@ -48,7 +49,7 @@ def place_blob(
         raise storage_error(error, part, doing="read") from error
     if destination.blob_id not in {None, blob.name}:
         raise NotTheFileError(
-            f"The Hub does not confirm these bytes as {destination.filename}: its git id is "
+            f"These bytes are not confirmed as {destination.filename}: its git id is "
             f"{destination.blob_id}, that of the bytes the manifest names is {blob.name}.",
             hint="Nothing was put into the HF cache. Correct the manifest if it is yours; else do not use it.",
             expected=destination.blob_id,
