@@ -83,17 +83,20 @@ def test_the_release_that_was_named_is_installed_recorded_and_held_to(setup: Set
     assert (receipt["version"], receipt["commit"], receipt["tag"]) == ("0.34.0", newer, "v0.34.0")
     assert git(setup.tree, "rev-parse", "HEAD") == newer
 
+    # One that does not go with the torch set of this environment is not moved to.
+    before = inventory(setup.tree, ".venv")
+    refused = setup.run("install", "--only", "environment", "--yes", "--comfyui-version", "0.35.0")
+    assert refused.returncode == 8, refused.said
+    assert "asks for torch>=2.99, and torch==2.15.0+cu130 is held. Nothing was changed." in refused.said
+    assert inventory(setup.tree, ".venv") == before
+
     lock = setup.sandbox.folder / "lab.yaml"
     assert setup.run("manifest", "lock", "--output", lock).returncode == 0
     assert newer in lock.read_text(encoding="utf-8")
-    kept = setup.run("plan", "--only", "environment", "--comfyui-version", "0.34.0", "--json").json
-    assert [each["kind"] for each in kept["steps"]] == ["keep-comfyui", "keep-environment"]
-
     # The tag is moved: neither the receipt's tree nor another computer with the lock follows it.
     moved = git(upstream.path, "rev-parse", "v0.35.0^{commit}")
     git(upstream.path, "tag", "-f", "v0.34.0", moved)
     try:
-        before = inventory(setup.tree, ".venv")
         refused = setup.run("install", "--only", "environment", "--yes", "--comfyui-version", "0.34.0", "--json")
         assert (refused.returncode, refused.codes) == (7, ["not-the-file"])
         (error,) = refused.json["errors"]
@@ -107,7 +110,10 @@ def test_the_release_that_was_named_is_installed_recorded_and_held_to(setup: Set
     finally:
         git(upstream.path, "tag", "-f", "v0.34.0", newer)
 
-    # Back to the one that was verified, because it is named.
+    # What is there already needs no repository.  Then back to the one that was verified, because it is named.
+    words = ("plan", "--only", "environment", "--comfyui-version", "0.34.0", "--offline", "--json")
+    kept = setup.run(*words, source="https://git.example/comfy").json
+    assert [each["kind"] for each in kept["steps"]] == ["keep-comfyui", "keep-environment"]
     back = setup.run("install", "--only", "environment", "--yes", "--comfyui-version", "pinned")
     assert back.returncode == 0, back.said
     assert git(setup.tree, "rev-parse", "HEAD") == setup.upstream.release["commit"]
@@ -131,10 +137,9 @@ def test_what_the_models_need_moves_the_choice_and_is_never_gone_below(setup: Se
     setup.sandbox.manifest.write_text(json.dumps(manifest), encoding="utf-8")
     name = manifest["artifacts"][0]["name"]
 
-    planned = setup.run("plan", "--only", "environment", "--json")
-    (step,) = [each for each in planned.json["steps"] if each["kind"] == "get-comfyui"]
-    assert step["reason"] == f"there is no ComfyUI yet; not 0.33.0, because {name} needs 0.33.1 or newer"
-    assert "0.34.0" in setup.run("plan", "--only", "environment").said
+    planned = setup.run("plan", "--only", "environment", env={"COLUMNS": "300"}).said
+    assert f"there is no ComfyUI yet; not 0.33.0, because {name} needs 0.33.1 or newer" in planned
+    assert f"ComfyUI 0.34.0 ({commit_of(setup.upstream, '0.34.0')[:12]})" in planned
 
     refused = setup.run("plan", "--only", "environment", "--json", "--comfyui-version", "0.33.0")
     assert refused.returncode == 2
