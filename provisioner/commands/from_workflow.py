@@ -43,12 +43,13 @@ from provisioner.workflow.file_address import (
 )
 from provisioner.workflow.model_files import ModelFile, model_files
 from provisioner.workflow.needed_packs import PackNeeds, needed_packs
-from provisioner.workflow.pin_files import NotPinned, Offer, Pinned, manifest_of, pin, slug, why_not_asked
+from provisioner.workflow.pin_files import LicenceText, NotPinned, Offer, Pinned, manifest_of, pin, slug, why_not_asked
 from provisioner.workflow.read_workflow import read_workflow
 
 T = TypeVar("T")
 
 CIVITAI = "https://civitai.com"
+HUB = "https://huggingface.co"
 _FIRST_READ = 256 * 1024
 _MOST_ANSWER = 4 * 1024 * 1024
 _SHOWN = 6  # classes in a sentence
@@ -172,6 +173,7 @@ def _written(
         min_comfyui=found.min_comfyui,
         workflow=_workflow_of(found, output),
         custom_nodes=packs,
+        texts=asking.licence_texts,
     )
     label = " ".join(printable(found.label).split())
     text = f"# Made by `klein-setup manifest from-workflow` from {label}.\n{manifest_text(made)}"
@@ -288,6 +290,7 @@ class _Asking:
         self._known = tuple(artifact for manifest in shipped() for artifact in manifest.artifacts)
         self._repositories: dict[tuple[str, str], RepositoryFacts | KleinError] = {}
         self._files: dict[tuple[str, str], FileFacts] = {}  # by commit and file name
+        self.licence_texts: dict[str, LicenceText] = {}  # by repository
         self._today = time.strftime("%Y-%m-%d", time.gmtime())
 
     def pin_all(self, files: Sequence[ModelFile]) -> list[Pinned | NotPinned]:
@@ -378,7 +381,20 @@ class _Asking:
         if facts.repo_id.casefold() != repo_id.casefold():
             self._warn(f"{repo_id} is called {facts.repo_id} now; the manifest has the new name.")
         self._files |= {(facts.commit, name): each for name, each in files.items()}
+        if facts.licence_file is not None:
+            self._read_licence(facts, facts.licence_file)
         return facts
+
+    def _read_licence(self, facts: RepositoryFacts, name: str) -> None:
+        """Remember where the text of a licence is; its bytes are compared with the id that the Hub lists."""
+        try:
+            found = self._hub(lambda hub: hub.files(facts.repo_id, facts.commit, [name])).get(name)
+        except (AccessError, IntegrityError) as error:
+            self._warn(f"The licence of {facts.repo_id} was not read: {error}")
+            return
+        if found is not None and not found.is_lfs:
+            page = f"{HUB}/{facts.repo_id}/blob/{facts.commit}/{name}"
+            self.licence_texts[facts.repo_id] = LicenceText(page=page, git_oid=found.git_oid)
 
     def _offer(self, url: str, address: Address, given: str | None) -> Offer | str:
         """Return what a link leads to, or why to nothing, as a clause."""

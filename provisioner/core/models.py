@@ -256,6 +256,7 @@ class Licence:
     id: str | None = None  # what ``--accept-licence`` takes; never None where commercial use is not simply allowed
     commercial_use_condition: str | None = None  # a clause, "for companies below US$1M of yearly revenue"
     notice: str | None = None  # said before anything is fetched
+    git_oid: str | None = None  # git blob id of the text at ``url``, where that is a file of a commit
 
     @property
     def commercial_use_words(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
+_LICENCE_FILE = re.compile(r"licen[cs]e(\.(md|txt))?", re.IGNORECASE)
 _TIMEOUT_S = 60.0  # the client itself waits for ever (huggingface_hub 2.4.0)
 SMALL = 32 * 1024 * 1024
 """Bytes.  A file outside of LFS has to be fetched to know its SHA-256; the Hub takes none of more than 10 MiB."""
@@ -45,6 +47,7 @@ class RepositoryFacts:
     commit: str  # 40 hex digits
     licence: str | None  # as its model card says: "apache-2.0", "other"
     is_gated: bool
+    licence_file: str | None = None  # the text of it, at the top of the repository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +93,13 @@ class HubFacts:
         named = None if card is None else card.get("license")
         tags = [each.removeprefix("license:") for each in about.tags or [] if each.startswith("license:")]
         licence = named if isinstance(named, str) else next(iter(tags), None)
+        names = sorted(each.rfilename for each in about.siblings or [])
         return RepositoryFacts(
-            repo_id=about.id, commit=about.sha, licence=licence, is_gated=about.gated not in (None, False)
+            repo_id=about.id,
+            commit=about.sha,
+            licence=licence,
+            is_gated=about.gated not in (None, False),
+            licence_file=next((each for each in names if _LICENCE_FILE.fullmatch(each)), None),
         )
 
     def files(self, repo_id: str, commit: str, filenames: Iterable[str]) -> dict[str, FileFacts]:

@@ -40,6 +40,7 @@ def manifest_text(manifest: Manifest) -> str:
             is_commercial_use_allowed=manifest.licence.is_commercial_use_allowed,
             commercial_use_condition=manifest.licence.commercial_use_condition,
             notice=manifest.licence.notice,
+            git_oid=manifest.licence.git_oid,
         ),
         lock=None if manifest.lock is None else _lock_entry(manifest.lock),
         custom_nodes=[_node_entry(each) for each in manifest.custom_nodes] or None,

@@ -584,6 +584,7 @@ def _licence(place: Place) -> Licence:
             is_commercial_use_allowed=is_free,
             commercial_use_condition=condition,
             notice=fields.optional("notice", PROSE, None),
+            git_oid=fields.optional("git_oid", _GIT_OID, None),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from provisioner.core.errors import NotTheFileError
 from provisioner.core.models import (
@@ -47,6 +48,14 @@ class Offer:
     is_gated: bool = False
     is_lfs: bool = True
     git_oid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LicenceText:
+    """The text of a repository's licence at one commit."""
+
+    page: str  # where a person reads it
+    git_oid: str  # its git blob id, which its bytes were compared with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +240,7 @@ def manifest_of(
     min_comfyui: str | None = None,
     workflow: ManifestWorkflow | None = None,
     custom_nodes: tuple[CustomNode, ...] = (),
+    texts: Mapping[str, LicenceText] = MappingProxyType({}),
 ) -> Manifest:
     """Return the manifest of what was pinned: a set of what a run reads, and where that is less a set of everything.
 
@@ -248,6 +258,8 @@ def manifest_of(
         The workflow itself, which makes the test image.
     custom_nodes : tuple of CustomNode
         The packs whose nodes it uses.
+    texts : mapping of str to LicenceText
+        Of the licences, by repository, where they are known.
     """
     artifacts: dict[str, Artifact] = {}
     needed: list[Artifact] = []
@@ -269,7 +281,7 @@ def manifest_of(
         schema_version=1,
         id=slug(name),
         title=title,
-        licence=_licence(slug(name), every),
+        licence=_licence(slug(name), every, texts),
         default_set=sets[0].id,
         sets=tuple(sets),
         artifacts=every,
@@ -297,26 +309,31 @@ def newest(*versions: str | None) -> str | None:
     return max(known, key=lambda each: [int(part) for part in each.split(".")], default=None)
 
 
-def _licence(manifest_id: str, artifacts: Sequence[Artifact]) -> Licence:
+def _licence(manifest_id: str, artifacts: Sequence[Artifact], texts: Mapping[str, LicenceText]) -> Licence:
     """Return the licence of all together: free where each is known to allow commercial use, else one to accept."""
-    named = {each.licence or _NOT_STATED: _page(each) for each in reversed(artifacts)}
+    named = {each.licence or _NOT_STATED: _page(each, texts) for each in reversed(artifacts)}
     asking = {name: page for name, page in named.items() if name.casefold() not in _FREE}
+    oids = {each.page: each.git_oid for each in texts.values()}
     if not asking:
-        return Licence(name=", ".join(sorted(named)), url=_page(artifacts[0]), is_commercial_use_allowed=True)
+        url = _page(artifacts[0], texts)
+        return Licence(name=", ".join(sorted(named)), url=url, is_commercial_use_allowed=True, git_oid=oids.get(url))
     pages = "; ".join(f"{name}: {page}" for name, page in sorted(asking.items()))
+    url = next(reversed(asking.values()))
     return Licence(
         id=f"{manifest_id[:50].rstrip('-._')}-licences",
         name=", ".join(sorted(named)),
-        url=next(reversed(asking.values())),
+        url=url,
         is_commercial_use_allowed=None,
         commercial_use_condition="as far as the texts below allow it, which klein-setup has not read",
         notice=f"Read what these licences allow before you use the files commercially: {pages}",
+        git_oid=oids.get(url),
     )
 
 
-def _page(artifact: Artifact) -> str:
-    """Return where a person reads about a file."""
+def _page(artifact: Artifact, texts: Mapping[str, LicenceText]) -> str:
+    """Return where a person reads about a file: the text of its licence, else the page of its repository."""
     source = artifact.sources[0]
     if isinstance(source, HubFile):
-        return f"https://huggingface.co/{source.repo_id}"
+        text = texts.get(source.repo_id)
+        return f"https://huggingface.co/{source.repo_id}" if text is None else text.page
     return "https://huggingface.co" if isinstance(source, OciFile) else source.url.partition("?")[0]

@@ -16,7 +16,8 @@ import pytest
 from provisioner.core.models import STATE_FOLDER, HubFile, ManifestWorkflow
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.rehearsal.faults import CutAfter, Status
+from provisioner.rehearsal.content import Content
+from provisioner.rehearsal.faults import CutAfter, Status, WrongBytes
 from tests.support.sandbox import TOKEN, Completed, Sandbox, sha256_of, tensors
 from tests.support.stand_ins import bytes_of, sets_of, write_stand_ins
 from tests.support.workflows import node, png, workflow
@@ -186,6 +187,25 @@ def test_what_the_hub_keeps_in_git_itself_is_fetched_and_hashed(sandbox: Sandbox
     encoder = written(sandbox).artifacts[1]
     assert (encoder.sha256, encoder.is_lfs) == (sha256_of(ENCODER), False)
     assert encoder.git_oid is not None
+
+
+def test_the_licence_is_named_with_the_git_id_of_its_text(sandbox: Sandbox) -> None:
+    files = {
+        "split_files/unet/m.safetensors": MODEL,
+        "enc/e.safetensors": ENCODER,
+        "LICENSE.md": b"Do what you like.\n",
+    }
+    sandbox.hub.add_repository("org/model", COMMIT, files, licence="mit")
+    sandbox.hub.add_repository("org/loras", "2c" * 20, {"split_files/loras/l.safetensors": LORA}, licence="mit")
+    assert made(sandbox, small()).returncode == 0
+    licence = written(sandbox).licence
+    assert licence.url == f"{HUB}/org/model/blob/{COMMIT}/LICENSE.md"
+    assert licence.git_oid == Content.of(files["LICENSE.md"]).git_oid()
+    sandbox.hub.fault(WrongBytes(), filename="LICENSE.md")
+    done = made(sandbox, small(), "--output", "other.yaml")
+    assert done.returncode == 0
+    assert "The licence of org/model was not read: the Hub sent other bytes for LICENSE.md" in done.said
+    assert written(sandbox, "other.yaml").licence.git_oid is None
 
 
 def test_a_hub_that_fails_at_first_is_asked_again(sandbox: Sandbox) -> None:

@@ -55,6 +55,7 @@ DOCUMENT: dict[str, Any] = {
         "url": "https://example.org/licence",
         "is_commercial_use_allowed": True,
         "notice": "Two\nlines.",
+        "git_oid": COMMIT,
     },
     "workflow": {"name": "mine.json", "sha256": A64},
     "lock": {
@@ -278,7 +279,11 @@ def test_every_key_arrives_in_its_place() -> None:
     model, vae, config = manifest.artifacts
     assert (manifest.schema_version, manifest.id, manifest.title) == (1, "example-1", "An example")
     assert manifest.licence == Licence(
-        name="Apache-2.0", url="https://example.org/licence", is_commercial_use_allowed=True, notice="Two\nlines."
+        name="Apache-2.0",
+        url="https://example.org/licence",
+        is_commercial_use_allowed=True,
+        notice="Two\nlines.",
+        git_oid=COMMIT,
     )
     assert manifest.sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert manifest.default_set == "small"

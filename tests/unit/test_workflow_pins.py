@@ -29,7 +29,7 @@ from provisioner.workflow.file_address import (
     parse_address,
 )
 from provisioner.workflow.model_files import ModelFile
-from provisioner.workflow.pin_files import NotPinned, Offer, Pinned, manifest_of, pin, why_not_asked
+from provisioner.workflow.pin_files import LicenceText, NotPinned, Offer, Pinned, manifest_of, pin, why_not_asked
 
 A, B = "aa" * 32, "bb" * 32
 COMMIT = "1b" * 20
@@ -227,6 +227,17 @@ def test_a_manifest_has_what_is_read_and_what_stands_switched_off(workflow: Mani
     assert {each.min_comfyui for each in manifest.artifacts} == {"0.41.0"}
     assert manifest.licence.is_commercial_use_allowed
     assert manifest.licence.name == "Apache-2.0, mit"
+
+
+@pytest.mark.parametrize("licence", ["mit", "other"])
+def test_the_text_of_a_licence_is_named_with_its_git_id(licence: str) -> None:
+    text = LicenceText(page="https://huggingface.co/org/model/blob/1b/LICENSE.md", git_oid=COMMIT)
+    one = Pinned(file=FILE, artifact=artifact_of(pinned(FILE, offer(licence=licence))))
+    made = manifest_of("x", "x", [one], {}, texts={"org/model": text, "org/other": replace(text, page="else")})
+    assert (made.licence.url, made.licence.git_oid) == (text.page, COMMIT)
+    assert text.page in (made.licence.notice or text.page)
+    assert replace(parse_manifest(manifest_text(made), file="x.yaml"), sha256="") == made
+    assert manifest_of("x", "x", [one], {}).licence.git_oid is None
 
 
 @pytest.mark.parametrize(
