@@ -153,8 +153,8 @@ def test_without_a_network_different_machines_come_to_the_same_signed_lock_from_
         host["klein_setup_offline"] = True
     with fleet.path("b", MODEL).open("r+b") as stream:
         stream.write(b"????")
-    repaired = fleet.play("repair", before=before)
-    assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1, "c": 0}), repaired.text
+    repaired = fleet.play("repair", "--limit", "a,b", before=before)
+    assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1}), repaired.text
     assert fleet.has("b") == LARGE
 
 
@@ -225,8 +225,8 @@ def test_three_machines_come_to_one_signed_lock_from_a_bundle_and_the_damaged_on
     (step,) = json.loads((documents / "b.json").read_text(encoding="utf-8"))["steps"]
     assert (step["way"], step["blocks"]) == ("in-place", [1])
     assert fleet.has("b") == LARGE
-    again = fleet.play("repair", before=before)
-    assert (again.status, again.changed) == (0, dict.fromkeys("abc", 0)), again.text
+    again = fleet.play("repair", "--limit", "b", before=before)  # of the others it was seen just now
+    assert (again.status, again.changed) == (0, {"b": 0}), again.text
     in_line = sandbox.run(*report)
     states = {each["host"]: each["state"] for each in in_line.json["details"]["fleet"]["hosts"]}
     assert (in_line.returncode, states) == (0, dict.fromkeys("abc", "in-line")), in_line.said
