@@ -163,8 +163,8 @@ def test_an_uninstall_that_was_killed_is_ended_by_the_next_and_install_gets_comf
     site.mkdir()
     (site / "sitecustomize.py").write_text(DIES, encoding="utf-8")
     path = f"{site}{os.pathsep}{sandbox.environ['PYTHONPATH']}"
-    with setup.start("uninstall", "--yes", env={"PYTHONPATH": path}) as uninstalling:
-        uninstalling.communicate(timeout=60)
+    uninstalling = setup.start("uninstall", "--yes", env={"PYTHONPATH": path})
+    uninstalling.communicate(timeout=60)
     assert uninstalling.returncode == -9
     assert not (setup.tree / "main.py").exists()
     ended = setup.run("uninstall", "--yes", "--json")

@@ -9,8 +9,8 @@ import base64
 import json
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +29,7 @@ from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
 from provisioner.report.attestation import PREDICATE_TYPE, STATEMENT_TYPE
 from provisioner.ui.console import utc
+from tests.support import warm
 from tests.support.comfy_server import free_port
 from tests.support.fleets import of
 from tests.support.marks import Watcher
@@ -251,7 +252,6 @@ class Ground:
             "NO_PROXY": "127.0.0.1,localhost",
             "DOCKER_CONFIG": str(home / "docker"),
             "TMPDIR": str(self.folder / "tmp"),
-            "PYTHONPATH": f"{self.watcher.log.parent}{os.pathsep}{setup.sandbox.environ['PYTHONPATH']}",
             "KLEIN_SPY_LOG": str(self.watcher.log),
             "STAND_IN_LIFE_S": "5",  # of a ComfyUI that is told so: `start` runs as long as it does
         }
@@ -400,18 +400,13 @@ class Ground:
             del environ["HF_TOKEN"]
         if at_end is not None:
             environ["KLEIN_SPY_CODE"] = at_end
-        driver = [str(self.folder / name) for name in ("driver.py", "probe.py")]
-        done = subprocess.run(
-            [sys.executable, *driver, json.dumps(self.setup.upstream.release), *self.arguments(command, words, token)],
-            cwd=self.folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        script = [str(self.watcher.script), *(str(self.folder / name) for name in ("driver.py", "probe.py"))]
+        given = [*script, json.dumps(self.setup.upstream.release), *self.arguments(command, words, token)]
+        with tempfile.TemporaryFile() as errors:  # outside of what is looked through
+            process = warm.start(given, cwd=self.folder, env=environ, stdout=None, stderr=errors)
+            said, _ = process.communicate(timeout=120)
+            errors.seek(0)
+            return Done(process.wait(), said, errors.read().decode())
 
     def leaks(self, *runs: Done) -> list[str]:
         """Return where a mark is that must not be there."""

@@ -22,6 +22,7 @@ from provisioner.rehearsal.faults import Stall
 from tests.integration.test_one_shot import servers_in
 from tests.support.sandbox import REPOSITORY, REVISION, Completed, wait_until
 from tests.support.setup_fixture import ENCODER, KLEIN, MODEL, SetupFixture
+from tests.support.warm import Warm
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, and links to a Python")
 
@@ -52,7 +53,7 @@ def spans(document: dict[str, Any]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def start_with_files_behind_the_server(setup: SetupFixture) -> subprocess.Popen[str]:
+def start_with_files_behind_the_server(setup: SetupFixture) -> Warm | subprocess.Popen[str]:
     """Install from a hub that is slow until ComfyUI has started, however long this computer takes for that."""
     setup.sandbox.hub.rate_bytes_s_per_connection = 1_000
     process = setup.start(*INSTALL)

@@ -109,8 +109,6 @@ class Fleet:
         """Return the command line of a play, and write its inventory."""
         inventory = self.folder / "hosts.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}), encoding="utf-8")
-        # Ansible looks a thousand times a second whether a host is done, which takes a whole core.
-        (self.folder / "ansible.cfg").write_text("[defaults]\ninternal_poll_interval = 0.02\n", encoding="utf-8")
         words = [*(program("ansible-playbook") or []), f"klein_setup.fleet.{playbook}", "-i", str(inventory)]
         return [*words, *options, *(["-e", json.dumps(variables)] if variables else [])]
 

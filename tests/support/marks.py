@@ -1,8 +1,8 @@
 """Secrets that can be recognised wherever they turn up: as they are, percent-encoded, and in base64.
 
 `Watcher` looks for them in streams and files, and in the arguments and variables of every program that was started:
-`SPY` is a ``sitecustomize`` that writes those down, as Python's audit hooks report them, and can run code of the
-test in the place of a command, or after it.
+`SPY` is a script that runs another one and writes those down, as Python's audit hooks report them; it can run code of
+the test in the place of a command, or after it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypedDict
 from urllib.parse import quote
 
-SPY = '''"""Writes down every program that is started; runs the code of KLEIN_SPY_CODE."""
-import json, os, sys
+SPY = '''"""Runs a script; writes down every program that it starts, and runs the code of KLEIN_SPY_CODE."""
+import json, os, runpy, sys
 
 LOG, CODE = os.environ.pop("KLEIN_SPY_LOG"), os.environ.pop("KLEIN_SPY_CODE", None)
 
@@ -46,6 +46,8 @@ if CODE is not None:
 
     moment, _, text = CODE.partition(":")
     main._RUNS.update({name: spied(work, moment, text) for name, work in main._RUNS.items()})
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 '''
 
 
@@ -90,13 +92,14 @@ class Watcher:
         self.folder = folder
         self.secrets = dict(secrets)
         self.log = folder / "spy" / "started.jsonl"
+        self.script = self.log.with_name("spy.py")
         self.own: set[Path] = {self.log}  # files of the test that hold marks on purpose
         self.started: list[Started] = []  # every program until now
         self._needles = {name: spellings(secret) for name, secret in secrets.items()}
         self._beginnings = {each[:6] for needles in self._needles.values() for each in needles}  # most are the same
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self.log.parent.mkdir()
-        (self.log.parent / "sitecustomize.py").write_text(SPY, encoding="utf-8")
+        self.script.write_text(SPY, encoding="utf-8")
 
     def names_in(self, data: bytes) -> list[str]:
         """Return the names of the marks in some bytes."""

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.http_server import Recorded
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support import warm
 from tests.support.builders import KLEIN_RECIPE
 from tests.support.schemas import check_output, conforming
 
@@ -175,13 +177,8 @@ class Running:
         self._streams = (sandbox.folder / f"run-{number}.out", sandbox.folder / f"run-{number}.err")
         self._began = time.monotonic()
         with self._streams[0].open("wb") as out, self._streams[1].open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "provisioner", *arguments],
-                cwd=sandbox.folder,
-                env=dict(environ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+            self.process = warm.start(
+                ["-m", "provisioner", *arguments], cwd=sandbox.folder, env=environ, stdout=out, stderr=err
             )
         self._ended_at = 0.0
         self._watch = threading.Thread(target=self._note_end, daemon=True)
@@ -249,6 +246,7 @@ class Sandbox:
         self._planted: dict[Path, set[str]] = {}
         self._secret_files: set[Path] = set()
         self._running: list[Running] = []
+        self._seen: dict[str, tuple[int, ...]] = {}  # each text that was looked at, as it was then
         self.home.mkdir(parents=True)
 
     @property
@@ -545,16 +543,30 @@ class Sandbox:
             assert TOKEN not in stream, f"the token was shown by {run.arguments}"
             assert "Signature=" not in stream, f"a signed address was shown by {run.arguments}"
             assert "Traceback" not in stream, stream
-        for path in _texts_below(self.tree, self.home):
-            if path not in self._secret_files:
-                text = path.read_bytes()
-                assert TOKEN.encode() not in text, f"the token is in {path}"
-                assert b"Signature=" not in text, f"a signed address is in {path}"
+        for path in self._changed_texts():
+            text = path.read_bytes()
+            assert TOKEN.encode() not in text, f"the token is in {path}"
+            assert b"Signature=" not in text, f"a signed address is in {path}"
         for wanted in self.files:
             path = self.path(wanted)
             if path.is_file():
                 allowed = {wanted.sha256, *self._planted.get(path, ()), *self._planted.get(path.resolve(), ())}
                 assert sha256_of(path) in allowed, f"wrong bytes under the final name {path}"
+
+    def _changed_texts(self) -> Iterator[Path]:
+        """Yield every file that may hold words, all but the models themselves, and was not looked at as it is now."""
+        for folder in (self.tree, self.home):
+            for where, _, names in os.walk(folder):
+                for path in (f"{where}{os.sep}{name}" for name in names):
+                    try:
+                        found = os.stat(path)  # noqa: PTH116 - thousands of them after each run
+                    except OSError:
+                        continue  # a link to nothing, or gone meanwhile
+                    stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+                    is_text = stat.S_ISREG(found.st_mode) and found.st_size <= _SMALL_TEXT
+                    if is_text and self._seen.get(path) != stamp and Path(path) not in self._secret_files:
+                        yield Path(path)
+                        self._seen[path] = stamp
 
     def assert_in_place(self, *files: Wanted) -> None:
         """Assert that files are there, whole, with a receipt and without leftovers."""
@@ -621,13 +633,3 @@ class Ahead:
                 self._started[each] = sandbox, self._begin[each](sandbox)
         sandbox, running = self._started[name]
         return sandbox, running.wait()
-
-
-def _texts_below(*folders: Path) -> Iterator[Path]:
-    """Yield every file that may hold words: all but the models themselves."""
-    for folder in folders:
-        for where, _, names in os.walk(folder):
-            for name in names:
-                path = Path(where, name)
-                if path.is_file() and path.stat().st_size <= _SMALL_TEXT:
-                    yield path

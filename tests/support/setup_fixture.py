@@ -21,9 +21,11 @@ from pathlib import Path
 from provisioner.comfyui.checkout.checkout_receipt import RECEIPT as COMFYUI_RECEIPT
 from provisioner.core.models import Gpu, Machine
 from provisioner.environment.swap import RECEIPT
+from tests.support import warm
 from tests.support.builders import recording_of
 from tests.support.sandbox import ROOT, Completed, Sandbox, Wanted, tensors
 from tests.support.schemas import conforming
+from tests.support.warm import Warm
 from tests.support.wheels import Toy, ToyIndex, content_of
 
 GIT = {
@@ -47,7 +49,7 @@ from dataclasses import replace
 from pathlib import Path
 from provisioner.environment import environments
 from provisioner.cli import main as cli
-from provisioner.commands import inspect_comfyui
+from provisioner.commands import bundle, combination, inspect_comfyui
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.manifest import shipped
 from tests.support import quick_venv
@@ -58,7 +60,8 @@ environments.PROBE = Path(probe)
 quick_venv.use()
 table = inspect_comfyui.read_table()
 release = ComfyRelease(**json.loads(pinned))
-inspect_comfyui.read_table = lambda: replace(table, pinned=release, releases=(release,))
+for each in (bundle, combination, inspect_comfyui):
+    each.read_table = lambda: replace(table, pinned=release, releases=(release,))
 sys.exit(cli.main(arguments))
 """
 MAIN = f"""import sys
@@ -253,21 +256,14 @@ class SetupFixture:
 
     def start(
         self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        """Start the driver; both its streams are one."""
+    ) -> Warm | subprocess.Popen[str]:
+        """Start the driver; what it prints is its one stream."""
         self.runs += 1
         driver = [str(self.sandbox.folder / "driver.py"), str(self.sandbox.folder / "probe.py")]
         words = [*driver, json.dumps(self.upstream.release), *self.arguments(*given, source=source)]
-        with (self.sandbox.folder / f"driven-{self.runs}.err").open("w") as errors:
-            return subprocess.Popen(
-                [sys.executable, *words],
-                cwd=self.sandbox.folder,
-                env={**self.sandbox.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        environ = {**self.sandbox.environ, **(env or {})}
+        with (self.sandbox.folder / f"driven-{self.runs}.err").open("wb") as errors:
+            return warm.start(words, cwd=self.sandbox.folder, env=environ, stdout=None, stderr=errors)
 
     def run(
         self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
@@ -279,12 +275,12 @@ class SetupFixture:
         return self.completed(process, said, *given, seconds=time.monotonic() - began)
 
     def completed(
-        self, process: subprocess.Popen[str], said: str, *given: str | Path, seconds: float = 0.0
+        self, process: Warm | subprocess.Popen[str], said: str, *given: str | Path, seconds: float = 0.0
     ) -> Completed:
         """Return what came of the driver that was started last and has ended; check the sandbox's invariant."""
         completed = Completed(
             arguments=tuple(map(str, given)),
-            returncode=process.returncode,
+            returncode=process.wait(),
             stdout=said,
             stderr=(self.sandbox.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
             seconds=seconds,
