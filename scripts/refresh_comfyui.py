@@ -4,7 +4,6 @@
 # dependencies = [
 #     "packaging>=24.0",
 #     "pyyaml>=6.0.2",
-#     "requests>=2.32.3",
 # ]
 # ///
 """Compare manifests/comfyui.yaml with the tags of a repository: which releases of ComfyUI exist, and at which commits.
