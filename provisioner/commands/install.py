@@ -60,7 +60,7 @@ def run_plan(
 ) -> Report:
     """Show what `run_install` would do, or only which hosts it would contact; nothing is written."""
     plan = plan_run(run, options, "claims", looks_up_tags=show_hosts is None)
-    plan = agreed_packs(plan, options.custom_nodes, None)
+    plan = agreed_packs(plan, options.custom_nodes, None, keeps_image=options.are_parts_named)
     hosts = None
     if show_hosts is None:
         show(plan)
@@ -140,7 +140,8 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command, dept
     while True:
         plan = plan_run(run, options, depth)
         is_asked = ui.ask_to_apply is not None and not run.options.assume_yes
-        plan = agreed_packs(plan, options.custom_nodes, ui.ask if is_asked else None)
+        ask = ui.ask if is_asked else None
+        plan = agreed_packs(plan, options.custom_nodes, ask, keeps_image=options.are_parts_named)
         if plan.steps or plan.notes:
             ui.show_plan(plan)
         if run.session.is_offline:

@@ -14,7 +14,7 @@ from provisioner.commands.choose_environment import EnvironmentOptions, environm
 from provisioner.commands.combination import avoided, check_combination, combination_of, requirements_here
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
-from provisioner.commands.manifest_packs import check_named, plan_packs
+from provisioner.commands.manifest_packs import PlannedPacks, check_named, plan_packs
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
 from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.pin_tags import pin_tags_of
@@ -124,12 +124,11 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
         ):
             steps.append(step)
             findings += found
-    if wants_packs:
-        packs = plan_packs(run, comfyui, of_comfyui, where)
-        steps += packs.steps
-        findings += packs.findings
+    packs = plan_packs(run, comfyui, of_comfyui, where) if wants_packs else PlannedPacks()
+    steps += packs.steps
+    findings += packs.findings
     if "smoke" in options.parts:
-        obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps)
+        obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps) or packs.obstacle
         if obstacle is None or options.are_parts_named:
             if comfyui is not None and comfyui.has_one and options.smoke.server is None:
                 steps.append(StartComfyUI(folder=comfyui.folder, reason="for the test image"))

@@ -5,7 +5,7 @@ They are third-party code.  Who agrees to one, names it; ``--yes`` is no answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,15 @@ from provisioner.core.suggestions import did_you_mean
 from provisioner.core.units import human_bytes, listing
 from provisioner.environment.pack_requirements import PackRequirements, pack_requirements
 from provisioner.environment.requirements import unmet
-from provisioner.plan.steps import ComfyUIStep, GetComfyUI, InstallNodePack, Plan
+from provisioner.plan.steps import (
+    ComfyUIStep,
+    GenerateImage,
+    GetComfyUI,
+    InstallNodePack,
+    Plan,
+    StartComfyUI,
+    Step,
+)
 
 if TYPE_CHECKING:
     from provisioner.comfyui.checkout.pack_installs import FetchedPack
@@ -46,6 +54,7 @@ class PlannedPacks:
 
     steps: tuple[InstallNodePack, ...] = ()
     findings: tuple[Finding, ...] = ()
+    obstacle: str | None = None  # why a workflow of the manifest can generate no image, as a clause
 
 
 def check_named(run: Run, named: Iterable[str]) -> None:
@@ -87,11 +96,13 @@ def plan_packs(
         )
     steps: list[InstallNodePack] = []
     findings: list[Finding] = []
+    absent: list[str] = []
     for pack in packs:
         found = run.session.packs.look(tree, pack)
         if found.state == "kept":
             findings.append(_left_out(pack, found.reason, found.hint))
         elif found.state == "absent" and run.session.is_offline:
+            absent.append(pack.id)
             findings.append(
                 _left_out(pack, "the network is off", "Run it without --offline; a bundle has no custom nodes.")
             )
@@ -100,7 +111,12 @@ def plan_packs(
             reason = f"{_RUNS_AS_YOU}; from {redact(pack.address)}{size}"
             folder = tree / FOLDER / pack.id
             steps.append(InstallNodePack(folder=folder, tree=tree, pack=pack, environment=environment, reason=reason))
-    return PlannedPacks(steps=tuple(steps), findings=tuple(findings))
+    obstacle = _no_image_without(absent) if absent and run.wanted.workflow is not None else None
+    return PlannedPacks(steps=tuple(steps), findings=tuple(findings), obstacle=obstacle)
+
+
+def _no_image_without(names: Sequence[str]) -> str:
+    return f"its workflow needs the custom nodes {listing(names)}, which are not installed"
 
 
 def _left_out(pack: CustomNode, why: str, hint: str) -> Finding:
@@ -117,7 +133,7 @@ def _size(pack: CustomNode) -> int | None:
     return getattr(pack.source, "size", None)
 
 
-def agreed_packs(plan: Plan, named: frozenset[str], ask: Ask | None) -> Plan:
+def agreed_packs(plan: Plan, named: frozenset[str], ask: Ask | None, *, keeps_image: bool = False) -> Plan:
     """Return the plan with the packs that somebody agreed to by name, and a finding about each of the others.
 
     Parameters
@@ -128,6 +144,8 @@ def agreed_packs(plan: Plan, named: frozenset[str], ask: Ask | None) -> Plan:
         Those of ``--custom-node``.
     ask : callable or None
         Asks about each of the others; None where nobody is there, or ``--yes`` is to answer.
+    keeps_image : bool
+        The test image was asked for by name: that it cannot be generated is an error then.
     """
     left: list[InstallNodePack] = []
     for step in plan.steps:
@@ -146,10 +164,17 @@ def agreed_packs(plan: Plan, named: frozenset[str], ask: Ask | None) -> Plan:
         )
         for each in left
     )
+    dropped: list[Step] = [*left]
+    notes = plan.notes
+    images = [each for each in plan.steps if isinstance(each, GenerateImage) and each.server is None]
+    if images and plan.set.workflow is not None and not keeps_image:
+        dropped += [each for each in plan.steps if each in images or isinstance(each, StartComfyUI)]
+        notes += (f"No test image is generated: {_no_image_without([each.pack.id for each in left])}.",)
     return replace(
         plan,
-        steps=tuple(each for each in plan.steps if each not in left),
+        steps=tuple(each for each in plan.steps if each not in dropped),
         findings=(*plan.findings, *found),
+        notes=notes,
     )
 
 

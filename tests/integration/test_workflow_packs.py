@@ -25,7 +25,7 @@ from provisioner.workflow.needed_packs import NeededPack
 from tests.support.comfy_server import ReplayServer
 from tests.support.node_packs import FILES, Packs, serving_packs
 from tests.support.sandbox import Sandbox, tensors
-from tests.support.setup_fixture import GIT, SetupFixture, git, inventory, write_tree
+from tests.support.setup_fixture import GIT, PROGRAM, SetupFixture, git, inventory, write_tree
 from tests.support.wheels import Toy, ToyIndex
 from tests.support.workflows import node, subgraph, workflow
 
@@ -252,6 +252,21 @@ def test_install_verify_and_uninstall(setup: SetupFixture, packs: Packs) -> None
     assert "packdep>=1.0" in removed.said  # stays in the environment, and that is said
 
 
+def test_a_person_is_asked_about_each_pack_by_its_name(sandbox: Sandbox, packs: Packs) -> None:
+    sandbox.publish(tensors(3000))
+    write_tree(sandbox.tree, {name: PROGRAM[name] for name in ("main.py", "folder_paths.py")})
+    entries = [packs.git_entry(f"alice/{name}", packs.repository(f"alice/{name}")) for name in ("first", "second")]
+    manifest = json.loads(sandbox.manifest.read_text(encoding="utf-8"))
+    sandbox.manifest.write_text(json.dumps(manifest | {"custom_nodes": entries}), encoding="utf-8")
+    done = sandbox.answering("install", "--allow-loopback", answers=["y", "n", "y"])
+    assert done.returncode == 0, done.said
+    for name in ("first", "second"):
+        assert f"The workflow needs the custom nodes {name} (commit" in done.said
+    assert "third-party code" in done.said
+    assert "nobody agreed to them by name" in done.said  # of the second, in the plan
+    assert [each.name for each in (sandbox.tree / "custom_nodes").iterdir()] == ["first"]
+
+
 # --- single cases ----------------------------------------------------------------------------------
 
 
@@ -387,8 +402,8 @@ def test_an_archive_that_changed_or_is_hostile_is_refused_and_nothing_is_left(
 ) -> None:
     before = inventory(tree)
     pinned = zip_pack(packs)
-    packs.archive("pack.zip", {"__init__.py": "evil\n"})
-    with pytest.raises(IntegrityError):
+    packs.archive("pack.zip", {**FILES, "nodes/one.py": "ONE = 2\n"})  # as long as before
+    with pytest.raises(IntegrityError, match="is not the one that the manifest pins"):
         install(installs, tree, pinned)
     for files in ({"../evil.py": ""}, {".git/config": ""}, {"a/NUL.py": ""}, {".klein-setup/x": ""}):
         with pytest.raises((NotTheFileError, UsageError)):

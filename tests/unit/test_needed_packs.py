@@ -10,7 +10,7 @@ import pytest
 
 from provisioner.commands.manifest_packs import agreed_packs
 from provisioner.core.errors import ManifestError, UsageError
-from provisioner.core.models import CustomNode, GitCommit, Manifest, NodeArchive
+from provisioner.core.models import CustomNode, GitCommit, Manifest, ManifestWorkflow, NodeArchive
 from provisioner.environment.pack_requirements import joined, pack_requirements
 from provisioner.files.planner import no_steps
 from provisioner.manifest.combine import combined
@@ -20,7 +20,7 @@ from provisioner.manifest.parse import parse_manifest
 from provisioner.plan.make_plan import make_plan
 from provisioner.plan.order import tasks_of
 from provisioner.plan.plan_hosts import Addresses, hosts_of
-from provisioner.plan.steps import InstallNodePack, KeepComfyUI, Plan, StartComfyUI, Step
+from provisioner.plan.steps import GenerateImage, InstallNodePack, KeepComfyUI, Plan, StartComfyUI, Step
 from provisioner.workflow.needed_packs import (
     NeededPack,
     PackNeeds,
@@ -228,9 +228,9 @@ def step(key: str) -> InstallNodePack:
     )
 
 
-def plan_of(*steps: Step) -> Plan:
+def plan_of(*steps: Step, workflow: ManifestWorkflow | None = None) -> Plan:
     made = manifest()
-    return make_plan(no_steps(made, made.sets[0], comfy_target()), steps)
+    return make_plan(no_steps(made, replace(made.sets[0], workflow=workflow), comfy_target()), steps)
 
 
 def test_only_the_packs_that_somebody_named_are_installed() -> None:
@@ -250,6 +250,22 @@ def test_only_the_packs_that_somebody_named_are_installed() -> None:
     assert found.hint == "If you trust their author, add --custom-node c; --yes does not agree to it."
     assert agreed_packs(plan, frozenset(), None).steps == ()
     assert agreed_packs(plan, frozenset("abc"), None) is plan
+
+
+def test_a_workflow_whose_packs_nobody_agreed_to_makes_no_image_unless_it_is_asked_for() -> None:
+    image = GenerateImage(app="comfyui", reason="r")
+    steps: tuple[Step, ...] = (step("a"), StartComfyUI(folder=TREE, reason="r"), image)
+    by_recipe = plan_of(*steps)
+    by_workflow = plan_of(*steps, workflow=ManifestWorkflow(name="some_template"))
+    assert agreed_packs(by_recipe, frozenset(), None).steps == steps[1:]
+    left = agreed_packs(by_workflow, frozenset(), None)
+    assert left.steps == ()
+    said = "No test image is generated: its workflow needs the custom nodes a, which are not installed."
+    assert left.notes == (said,)
+    assert agreed_packs(by_workflow, frozenset(), None, keeps_image=True).steps == steps[1:]
+    elsewhere = replace(image, server="http://127.0.0.1:8188")
+    served = plan_of(step("a"), elsewhere, workflow=ManifestWorkflow(name="some_template"))
+    assert agreed_packs(served, frozenset(), None).steps == (elsewhere,)
 
 
 def test_packs_wait_for_everything_they_have_to_agree_with_and_the_server_for_them() -> None:
