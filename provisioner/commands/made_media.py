@@ -44,6 +44,10 @@ DECODE_S = 300.0
 MEMORY_BYTES = 3 * 1024**3
 """Bytes that decoding may take: a frame of 64 megapixels has 384 MB in 16 bits, and refers to a few others."""
 
+_RESERVED = (
+    4  # times as much may be reserved: FFmpeg scales with a thread for each core, of whose stacks little is used
+)
+
 Keep = Callable[[bytes, str], Path]
 """Writes a file and returns its path: the content, and what follows the name of the image, as ``-2.mp4``."""
 
@@ -139,7 +143,7 @@ def decode(
     limits = ScriptAnswer(decoder="a decoder with limits")
     try:
         done = run_process(
-            [python, "-I", SCRIPT, path, form.library, form.decoder, str(memory_bytes)],
+            [python, "-I", SCRIPT, path, form.library, form.decoder, str(_RESERVED * memory_bytes)],
             timeout_s=timeout_s,
             keep_bytes=2 * ANSWER_CHARACTERS,  # the first half of it holds the whole answer
             on_line=hear,

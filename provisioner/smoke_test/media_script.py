@@ -264,7 +264,7 @@ def shown(width: int, height: int, pixels: Any) -> dict[str, Any]:
 
 
 def limit_memory(limit: int) -> None:
-    """Make the system refuse more memory, where it can (not on Windows and macOS; who starts this looks on as well)."""
+    """Make the system refuse more address space, where it can; who starts this looks at the memory in use as well."""
     try:
         import resource
 

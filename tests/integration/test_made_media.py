@@ -79,9 +79,10 @@ def test_a_decoder_has_limits_and_can_be_cancelled(tmp_path: Path) -> None:
     form, python = form_of(data), Path(sys.executable)
     late = decode(path, form, python=python, cancelled=lambda: False, timeout_s=0.01)
     assert late.complaint == "decoding it takes longer than 0.01 s"
-    large = decode(path, form, python=python, cancelled=lambda: False, memory_bytes=1024)
-    assert large.complaint is not None
-    assert large.frame is None
+    if sys.platform == "linux":  # elsewhere the process is looked at five times a second, and is done before
+        large = decode(path, form, python=python, cancelled=lambda: False, memory_bytes=1024)
+        assert large.complaint is not None
+        assert large.frame is None
     missing = decode(path, form, python=tmp_path / "no-python", cancelled=lambda: False)
     assert missing.decoder is None
     assert "could not be started" in (missing.complaint or "")
