@@ -28,6 +28,12 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
             sandbox.close()
 
 
+@pytest.fixture
+def cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every run begin with a Python of its own."""
+    monkeypatch.setenv("COLD_STARTS", "1")
+
+
 @pytest.fixture(scope="module")
 def make_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sandbox]]:
     """Return a function that makes sandboxes which live as long as the module: for runs that wait side by side."""

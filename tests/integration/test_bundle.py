@@ -23,7 +23,7 @@ from tests.support.disks import Mount, fill_the_disk
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
 from tests.support.setup_fixture import EINOPS, PROGRAM, SetupFixture, Upstream, index_of_toys, rtx_4070
 from tests.support.signing import make_pair
-from tests.support.wheels import Toy, content_of, own_packages, own_pip, torch_set
+from tests.support.wheels import Toy, ToyIndex, content_of, own_packages, own_pip, torch_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 2 * BLOCK_SIZE + MIB
@@ -258,13 +258,20 @@ def test_a_second_place_beside_a_bundle_is_a_usage_error(
 # --- with ComfyUI and an environment ---------------------------------------------------------------
 
 
-@pytest.fixture
-def whole(setup: SetupFixture) -> Path:
-    """A bundle with ComfyUI and wheels."""
+@pytest.fixture(scope="module")
+def made_once(make_sandbox: Callable[[], Sandbox], index: ToyIndex, upstream: Upstream) -> Path:
+    """A bundle with ComfyUI and wheels, for tests that copy it."""
+    setup = SetupFixture(make_sandbox(), index, upstream)
     bundle = setup.sandbox.folder / "bundle"
     made = setup.run("bundle", "create", bundle, "--yes")
     assert made.returncode == 0, made.stderr
     return bundle
+
+
+@pytest.fixture
+def whole(setup: SetupFixture, made_once: Path) -> Path:
+    """A bundle of one's own with ComfyUI and wheels."""
+    return Path(shutil.copytree(made_once, setup.sandbox.folder / "bundle"))
 
 
 def elsewhere(tmp_path: Path) -> dict[str, str]:

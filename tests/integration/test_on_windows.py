@@ -23,7 +23,10 @@ from provisioner.machine.process import run_process
 from provisioner.processes.job_object import CREATION_FLAGS, JobObject, resume
 from tests.support.sandbox import Sandbox, tensors, wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="what only Windows does")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "win32", reason="what only Windows does"),
+    pytest.mark.usefixtures("cold_starts"),
+]
 
 NOBODY, READERS, ALL_BUT_RENAMES = 0, 1, 3  # FILE_SHARE_READ is 1, FILE_SHARE_WRITE 2, FILE_SHARE_DELETE 4
 

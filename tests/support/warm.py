@@ -1,10 +1,11 @@
 """Runs the program without Python beginning and importing it all each time, where a test is not about that.
 
 On Linux each run is a process like any other, with its own number, folder, environment, streams and signals, forked
-from a Python that has imported everything; it runs the program's own entry point.
+from a Python that has imported everything; it runs the program's own entry point.  On Windows, where no process can be
+forked and a start is the slowest there is, one process runs a command after the other while it is idle.
 
 A run whose Python would begin otherwise, with another ``PYTHONPATH`` or locale, is started the usual way, and so is
-everything with ``COLD_STARTS=1``, under coverage, and on other systems.
+everything with ``COLD_STARTS=1`` (what the fixture ``cold_starts`` sets), under coverage, and on other systems.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -78,8 +80,10 @@ class Warm:
 
     def kill(self) -> None:
         """End it."""
-        assert sys.platform == "linux"
-        self.send_signal(signal.SIGKILL)
+        if sys.platform == "win32":
+            self.send_signal(signal.SIGTERM)
+        else:
+            self.send_signal(signal.SIGKILL)
 
 
 def start(
@@ -94,7 +98,10 @@ def start(
     """Start Python with ``-m provisioner ...`` or ``script.py ...``; without `stdout` its end is the process's own."""
     with _LOCK:
         if _is_usual(env):
-            return _server().start(words, cwd, env, stdin, stdout, stderr)
+            if sys.platform == "linux":
+                return _server().start(words, cwd, env, stdin, stdout, stderr)
+            if stdout is not None and (begun := _begin_in_turn(words, cwd, env, stdout, stderr)):
+                return begun
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,
@@ -108,7 +115,7 @@ def start(
 
 def _is_usual(env: Mapping[str, str]) -> bool:
     counts = {name: value for name, value in env.items() if name.startswith(_COUNTS_AT_THE_START)}
-    return sys.platform == "linux" and "COLD_STARTS" not in os.environ and counts == _usual()
+    return sys.platform in {"linux", "win32"} and "COLD_STARTS" not in os.environ and counts == _usual()
 
 
 def _usual() -> dict[str, str]:
@@ -127,8 +134,12 @@ def _server() -> _Server:
 class _Server:
     """The Python that everything is forked from, one for each process of the tests."""
 
+    _control: socket.socket
+    _process: subprocess.Popen[bytes]
+
     def __init__(self) -> None:
-        assert sys.platform == "linux"
+        if sys.platform != "linux":
+            raise NotImplementedError
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environ = {"PATH": os.environ["PATH"], "HOME": os.devnull, **_usual()}
         self._process = subprocess.Popen(
@@ -154,7 +165,8 @@ class _Server:
         stdout: IO[bytes] | None,
         stderr: IO[bytes],
     ) -> Warm:
-        assert sys.platform == "linux"
+        if sys.platform != "linux":
+            raise NotImplementedError
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         nothing = os.open(os.devnull, os.O_RDONLY)
         read = write = -1
@@ -179,6 +191,56 @@ class _Server:
         return Warm(pid, status, os.fdopen(read, encoding="utf-8") if stdout is None else None)
 
 
+_IN_TURN: list[_InTurn] = []
+
+
+class _InTurn:
+    """The process that runs one command after the other, where none can be forked."""
+
+    def __init__(self) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(_COUNTS_AT_THE_START)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.warm"],
+            cwd=ROOT,
+            env={**environ, **_usual()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self.is_busy = False
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def status(self) -> int:
+        """Wait until the command has ended; return its exit status."""
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        self.is_busy = False
+        return int(said) if said else self.process.wait()
+
+
+def _begin_in_turn(
+    words: Sequence[str], cwd: Path, env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
+) -> Warm | None:
+    """Begin a run of the program; None while another one is running, or for a script."""
+    if _IN_TURN and _IN_TURN[0].process.poll() is not None:
+        _IN_TURN.clear()
+    if not _IN_TURN:
+        _IN_TURN.append(_InTurn())
+    if _IN_TURN[0].is_busy or list(words[:2]) != ["-m", "provisioner"]:
+        return None
+    _IN_TURN[0].is_busy = True
+    process = _IN_TURN[0].process
+    assert process.stdin is not None
+    request = [list(words[2:]), dict(env), str(cwd), stdout.name, stderr.name]
+    process.stdin.write(f"{json.dumps(request)}\n")
+    process.stdin.flush()
+    return Warm(process.pid, _IN_TURN[0].status)
+
+
 # --- the other side ------------------------------------------------------------------------------
 
 
@@ -195,7 +257,8 @@ def _import_all() -> None:
 
 def _next_request(control: socket.socket) -> tuple[list[str], str, dict[str, str]]:
     """Fork for each request; return in the child what it asks for.  The server itself ends with its tests."""
-    assert sys.platform == "linux"
+    if sys.platform != "linux":
+        raise NotImplementedError
     running: dict[int, tuple[int, int]] = {}  # by a descriptor of the process: its number, and who waits for it
     poller = select.poll()
     poller.register(control.fileno(), select.POLLIN)
@@ -237,8 +300,8 @@ def _become(cwd: str, env: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None  # it was found for another environment
-    assert sys.platform == "linux"
-    time.tzset()
+    if sys.platform != "win32":
+        time.tzset()
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         old = getattr(sys, name)
         buffering = 1 if name == "stderr" or os.isatty(number) else -1
@@ -281,5 +344,40 @@ def _status_of(ended: SystemExit) -> int:
     return 1
 
 
+def _run_in_turn() -> None:
+    """Run one command after the other, each a line of JSON; write the exit status of each."""
+    from provisioner import __main__ as program
+    from provisioner.cli.main import main
+
+    given = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for line in given:
+        arguments, environ, cwd, *names = json.loads(line)
+        os.dup2(nothing, 0)
+        for number, name in enumerate(names, start=1):
+            stream = os.open(name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+            os.dup2(stream, number)
+            os.close(stream)
+        _become(cwd, environ)
+        try:
+            status = main(arguments, argv0=program.__file__)
+        except SystemExit as ended:
+            status = _status_of(ended)
+        except BaseException:  # as Python itself does
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number in (1, 2):
+            os.dup2(nothing, number)
+        os.chdir(ROOT)
+        for name in [each for each in sys.modules if each.partition(".")[0] == "huggingface_hub"]:
+            del sys.modules[name]  # it read the environment of this run
+        gc.collect()  # what still holds a file open keeps Windows from removing it
+        answers.write(f"{status}\n")
+        answers.flush()
+
+
 if __name__ == "__main__":
-    _serve()
+    _serve() if len(sys.argv) > 1 else _run_in_turn()
