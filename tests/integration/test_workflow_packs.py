@@ -386,6 +386,12 @@ def test_a_checkout_of_the_user_s_at_that_commit_is_right(installs: PackInstalls
     assert installs.look(tree, pack).state == "right"
     assert remove(installs, tree) is None  # no receipt, nothing removed
     assert (tree / "custom_nodes" / "pack").is_dir()
+    write_tree(tree / "custom_nodes" / "pack", {"__init__.py": "import os\n"})
+    found = installs.look(tree, pack)
+    assert (found.state, found.reason) == (
+        "kept",
+        f"{tree / 'custom_nodes' / 'pack'} is at that commit, and files in it were changed",
+    )
 
 
 def test_what_a_tree_says_of_itself_removes_nothing(installs: PackInstalls, tree: Path, packs: Packs) -> None:

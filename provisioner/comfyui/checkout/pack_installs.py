@@ -112,7 +112,9 @@ class PackInstalls:
             return _kept(f"klein-setup installed another version of it, {receipt.checkout.version}", hint)
         seen = next((each for each in self._packs(tree) if each.name == pack.id), None)
         if seen is not None and isinstance(source, GitCommit) and seen.commit == source.commit:
-            return FoundPack(state="right")
+            if seen.has_local_changes is False:
+                return FoundPack(state="right")
+            return _kept(f"{path} is at that commit, and {seen.why_not_moved or 'files in it were changed'}", away)
         is_at = "" if seen is None or seen.commit is None else f" (at commit {seen.commit[:12]})"
         return _kept(f"{path} is there, and klein-setup did not put it there{is_at}", away)
 
