@@ -17,7 +17,6 @@ from provisioner.commands.combination import combination_of, requirements_here
 from provisioner.commands.comfyui_image import ReadyServer, start_for_image
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions
-from provisioner.commands.manifest_packs import install_pack
 from provisioner.commands.packages import all_requirements, needed_packages
 from provisioner.commands.run import Run
 from provisioner.commands.side_by_side import run_side_by_side
@@ -215,6 +214,8 @@ class _Work:
                 case MoveNodePack():
                     detail = _move_pack(self._run, step)
                 case InstallNodePack():
+                    from provisioner.commands.manifest_packs import install_pack  # most plans have none
+
                     detail = install_pack(self._run, step, self._options.environment.installer)
                 case MakeEnvironment() | RepairEnvironment():
                     detail = _apply_environment(self._run, self._options, step, self._applied)

@@ -17,7 +17,6 @@ from provisioner.comfyui.known_bad import (
 )
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, read_table
 from provisioner.commands.packages import app_of
-from provisioner.environment.pack_requirements import joined
 from provisioner.environment.state import Observation
 from provisioner.plan.steps import GetComfyUI, UpdateComfyUI
 
@@ -130,6 +129,8 @@ def requirements_here(
     """
     if comfyui is None:
         return ()
+    from provisioner.environment.pack_requirements import joined
+
     of_packs = {} if comfyui.checkout.tree is None else run.session.packs.requirements(comfyui.checkout.tree)
     return (*requirements_that_avoid(seen, comfyui.table), *joined({**of_packs, **arriving}))
 

@@ -11,7 +11,6 @@ from provisioner.commands.choose_environment import environment_folder, with_env
 from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
-from provisioner.commands.manifest_packs import NOT_INSTALLED, agreed_packs
 from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
@@ -28,6 +27,8 @@ from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
 from provisioner.plan.steps import (
     FILE_STEPS,
+    NODES_LEFT_OUT,
+    InstallNodePack,
     MakeEnvironment,
     Plan,
     PlanHosts,
@@ -60,7 +61,7 @@ def run_plan(
 ) -> Report:
     """Show what `run_install` would do, or only which hosts it would contact; nothing is written."""
     plan = plan_run(run, options, "claims", looks_up_tags=show_hosts is None)
-    plan = agreed_packs(plan, options.custom_nodes, None, keeps_image=options.are_parts_named)
+    plan = _with_agreed_packs(plan, options, None)
     hosts = None
     if show_hosts is None:
         show(plan)
@@ -140,8 +141,7 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command, dept
     while True:
         plan = plan_run(run, options, depth)
         is_asked = ui.ask_to_apply is not None and not run.options.assume_yes
-        ask = ui.ask if is_asked else None
-        plan = agreed_packs(plan, options.custom_nodes, ask, keeps_image=options.are_parts_named)
+        plan = _with_agreed_packs(plan, options, ui.ask if is_asked else None)
         if plan.steps or plan.notes:
             ui.show_plan(plan)
         if run.session.is_offline:
@@ -154,6 +154,15 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command, dept
         if folder is None:
             return run, plan
         run = open_run(run.session, replace(run.options, comfyui=folder))
+
+
+def _with_agreed_packs(plan: Plan, options: InstallOptions, ask: Ask | None) -> Plan:
+    """Return the plan with those of its packs of custom nodes that somebody agreed to by name."""
+    if not any(isinstance(step, InstallNodePack) for step in plan.steps):
+        return plan
+    from provisioner.commands.manifest_packs import agreed_packs  # most manifests pin none
+
+    return agreed_packs(plan, options.custom_nodes, ask, keeps_image=options.are_parts_named)
 
 
 def _check_names_and_sizes(plan: Plan) -> None:
@@ -174,7 +183,7 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
     final = make_plan(
         applied.files,
         steps,
-        findings=(*applied.findings, *found, *(each for each in plan.findings if each.code == NOT_INSTALLED)),
+        findings=(*applied.findings, *found, *(each for each in plan.findings if each.code == NODES_LEFT_OUT)),
         notes=plan.notes,
         links=plan.links,
         choice=plan.choice,

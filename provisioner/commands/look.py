@@ -14,7 +14,6 @@ from provisioner.commands.choose_environment import EnvironmentOptions, environm
 from provisioner.commands.combination import avoided, check_combination, combination_of, requirements_here
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
-from provisioner.commands.manifest_packs import PlannedPacks, check_named, plan_packs
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
 from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.pin_tags import pin_tags_of
@@ -93,7 +92,6 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and needs_program(run.wanted)
     of_options = replace(options.comfyui, may_ask=looks_up_tags) if "environment" in options.parts else None
     wants_packs = _wants_packs(run, options)
-    check_named(run, options.custom_nodes)
     comfyui = inspect_comfyui(run, of_options) if wants_comfyui or wants_packs else None
     where = environment_folder(run, options.environment.where)
     steps: list[Step] = []
@@ -124,11 +122,16 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
         ):
             steps.append(step)
             findings += found
-    packs = plan_packs(run, comfyui, of_comfyui, where) if wants_packs else PlannedPacks()
-    steps += packs.steps
-    findings += packs.findings
+    no_packs: str | None = None
+    if wants_packs:
+        from provisioner.commands.manifest_packs import plan_packs  # most manifests pin none
+
+        packs = plan_packs(run, options.custom_nodes, comfyui, of_comfyui, where)
+        steps += packs.steps
+        findings += packs.findings
+        no_packs = packs.obstacle
     if "smoke" in options.parts:
-        obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps) or packs.obstacle
+        obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps) or no_packs
         if obstacle is None or options.are_parts_named:
             if comfyui is not None and comfyui.has_one and options.smoke.server is None:
                 steps.append(StartComfyUI(folder=comfyui.folder, reason="for the test image"))
@@ -152,7 +155,9 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
 
 def _wants_packs(run: Run, options: InstallOptions) -> bool:
     """Whether the run is about the custom nodes of its manifest: unless it is about something else by name."""
-    is_asked = "environment" in options.parts or not options.are_parts_named or bool(options.custom_nodes)
+    if options.custom_nodes:
+        return True
+    is_asked = "environment" in options.parts or not options.are_parts_named
     return is_asked and bool(run.manifest.custom_nodes) and run.wanted.target == "comfyui" and options.snapshot is None
 
 

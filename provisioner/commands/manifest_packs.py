@@ -24,6 +24,7 @@ from provisioner.core.units import human_bytes, listing
 from provisioner.environment.pack_requirements import PackRequirements, pack_requirements
 from provisioner.environment.requirements import unmet
 from provisioner.plan.steps import (
+    NODES_LEFT_OUT,
     ComfyUIStep,
     GenerateImage,
     GetComfyUI,
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 _RUNS_AS_YOU = "third-party code that will run as you; its install scripts are not run"
 
 
-NOT_INSTALLED = "custom-nodes-not-installed"
-"""Code of what is found about a pack that a manifest pins and a run leaves out."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPacks:
     """What is done about the packs of a manifest, and why not more."""
@@ -57,7 +54,7 @@ class PlannedPacks:
     obstacle: str | None = None  # why a workflow of the manifest can generate no image, as a clause
 
 
-def check_named(run: Run, named: Iterable[str]) -> None:
+def _check_named(run: Run, named: Iterable[str]) -> None:
     """Raise UsageError where ``--custom-node`` names what the manifest does not pin."""
     known = [each.id for each in run.manifest.custom_nodes]
     unknown = next((name for name in named if name not in known), None)
@@ -69,7 +66,7 @@ def check_named(run: Run, named: Iterable[str]) -> None:
 
 
 def plan_packs(
-    run: Run, comfyui: ComfyUIInstall | None, of_comfyui: ComfyUIStep | None, environment: Path
+    run: Run, named: Iterable[str], comfyui: ComfyUIInstall | None, of_comfyui: ComfyUIStep | None, environment: Path
 ) -> PlannedPacks:
     """Return a step for each pack that is not there, and a finding for each that cannot be installed.
 
@@ -77,16 +74,22 @@ def plan_packs(
     ----------
     run : Run
         Whose manifest says which.
+    named : iterable of str
+        Those of ``--custom-node``.
     comfyui : ComfyUIInstall or None
         ComfyUI as it was found.
     of_comfyui : ComfyUIStep or None
         What is done about ComfyUI itself.
     environment : Path
         Where their requirements go.
+
+    Raises
+    ------
+    UsageError
+        One was named that the manifest does not pin.
     """
+    _check_named(run, named)
     packs = run.manifest.custom_nodes
-    if not packs:
-        return PlannedPacks()
     tree = of_comfyui.folder if isinstance(of_comfyui, GetComfyUI) else None
     tree = tree or (None if comfyui is None else comfyui.checkout.tree)
     if tree is None:
@@ -121,7 +124,7 @@ def _no_image_without(names: Sequence[str]) -> str:
 
 def _left_out(pack: CustomNode, why: str, hint: str) -> Finding:
     return Finding(
-        code=NOT_INSTALLED,
+        code=NODES_LEFT_OUT,
         severity="warning",
         remedy="by-hand",
         message=f"The custom nodes {pack.id} are not installed: {why}.",

@@ -27,8 +27,8 @@ from provisioner.core.models import (
 from provisioner.disk.root import scratch_folder
 from provisioner.files.store.hash_file import hash_file
 from provisioner.manifest.entries import manifest_text
-from provisioner.manifest.pack_names import LARGEST_PACK, complaint_about_pack
-from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.pack_names import complaint_about_pack
+from provisioner.manifest.parse import LARGEST_PACK, parse_manifest
 from provisioner.workflow.needed_packs import (
     GITHUB,
     NeededPack,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from provisioner.comfyui.checkout.checkouts import requirements_of
 from provisioner.comfyui.install_plan import requirements_to_install
 from provisioner.comfyui.known_bad import requirements_that_avoid
 from provisioner.comfyui.which_release import conflict_of
@@ -44,6 +43,8 @@ def try_requirements(run: Run, options: InstallOptions, plan: Plan) -> None:
         return
     if step.release.commit == read_table().pinned.commit:
         return
+    from provisioner.comfyui.checkout.checkouts import requirements_of  # git and archives, which few plans need
+
     make = next((each for each in plan.steps if isinstance(each, MakeEnvironment)), None)
     session, what = run.session, f"what ComfyUI {step.release.version} requires"
     with (

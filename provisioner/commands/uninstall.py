@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.comfyui.checkout.node_packs import FOLDER
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.questions import Ask, agree_to_links, need_yes
 from provisioner.commands.run import Run, tree_roots
@@ -231,6 +230,8 @@ def _packs_of_ours(run: Run) -> Mapping[Path, PackCheck]:
     """Return the packs of custom nodes that this user's own receipts name, by folder."""
     if not isinstance(run.target, ComfyTarget) or run.target.models.name != "models":
         return {}
+    from provisioner.comfyui.checkout.node_packs import FOLDER
+
     tree = run.session.checkouts.describe(run.target.models.parent).tree or run.target.models.parent
     return {tree / FOLDER / each.receipt.name: each for each in run.session.packs.check_all(tree)}
 

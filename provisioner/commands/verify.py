@@ -14,7 +14,6 @@ from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.comfyui_image import check_server
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
-from provisioner.commands.manifest_packs import check_packs
 from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import generate_image, with_smoke_test
@@ -89,6 +88,8 @@ def run_full_verify(
     if comfyui is not None and comfyui.checkout.tree is not None:
         report = with_comfyui(with_problems(report, check_comfyui(comfyui)), comfyui)
     if comfyui is not None or run.manifest.custom_nodes:
+        from provisioner.commands.manifest_packs import check_packs  # files alone have none
+
         report = with_problems(report, check_packs(run, comfyui or inspect_comfyui(run)))
     if can_generate(run.wanted):
         environment = environment_folder(run, options.environment)

@@ -1,4 +1,4 @@
-"""Which names a folder of custom nodes may have, and how large a pack of them may be."""
+"""Which names a folder of custom nodes may have."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import re
 
 from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.safe_path import complaint_about_path
-
-LARGEST_PACK = 256 * 1024 * 1024
-"""Bytes of an archive of custom nodes; the largest of the registry's well-known ones has about 100 MB."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _TAKEN = frozenset({"__init__.py", "__pycache__", "websocket_image_save.py", STATE_FOLDER, "comfy-core"})

@@ -42,7 +42,6 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.disk.safe_path import complaint_about_path
-from provisioner.manifest.pack_names import LARGEST_PACK, complaint_about_pack
 from provisioner.manifest.strict_yaml import (
     BOOLEAN,
     DECIMAL,
@@ -70,6 +69,9 @@ SCHEMA_VERSION = 1
 
 LARGEST_LOCK_VERSION = 2**31 - 1
 """What is published once with the largest version can never be followed by another."""
+
+LARGEST_PACK = 256 * 1024 * 1024
+"""Bytes of an archive of custom nodes; the largest of the registry's well-known ones has about 100 MB."""
 
 _MAX_FILE_BYTES = 2**40  # 1 TiB; the largest file of the 9B models is 18 GB
 _HINT = "Fix it and check again with `klein-setup manifest check FILE`; manifests/README.md explains every key."
@@ -643,6 +645,8 @@ _LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and wha
 
 
 def _pack_id(place: Place) -> str:
+    from provisioner.manifest.pack_names import complaint_about_pack  # most manifests pin no pack
+
     text = read_line(place)
     complaint = complaint_about_pack(text)
     if complaint is not None:

@@ -217,6 +217,9 @@ class Remove:
 
 ComfyUIStep = GetComfyUI | UpdateComfyUI | KeepComfyUI
 EnvironmentStep = MakeEnvironment | RepairEnvironment | KeepEnvironment
+NODES_LEFT_OUT = "custom-nodes-not-installed"
+"""Code of what is found about a pack of custom nodes that a manifest pins and a run leaves out."""
+
 NodeStep = MoveNodePack | InstallNodePack
 Step = ComfyUIStep | NodeStep | EnvironmentStep | InstallPackages | FileStep | StartComfyUI | GenerateImage | Remove
 
