@@ -475,6 +475,9 @@ def test_bars_fit_the_window_and_leave_one_line_per_file(columns: int) -> None:
     assert left.count("\x1b[?25h") == 1, "the cursor comes back"
 
 
+CLOCK = re.compile(r"\b0:\d\d\b")
+
+
 @posix
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_the_clock_of_a_silent_stage_moves_and_its_row_fits(columns: int) -> None:
@@ -483,11 +486,11 @@ def test_the_clock_of_a_silent_stage_moves_and_its_row_fits(columns: int) -> Non
         with Ui(screen.near, screen.near, environ={"TERM": "xterm"}) as ui:
             ui.listener(stage("started"))
             ui.listener(stage("working", "Collecting " + "x" * 200))
-            wait_until(lambda: "0:02" in bare(screen.text), what="the third second")
+            wait_until(lambda: len(set(CLOCK.findall(bare(screen.text)))) > 2, what="three times, of any seconds")
             ui.listener(stage("done", "42 packages", time.monotonic() - began))
         lines = bare(screen.text).splitlines()
     rows = [line for line in lines if "installing packages" in line]
-    assert {"0:00", "0:01", "0:02"} <= {word for row in rows for word in row.split()}
+    assert len({clock for row in rows for clock in CLOCK.findall(row)}) > 2
     assert max(map(len, rows)) < columns
     assert ("Collecting" in rows[-1]) == (columns > 40)
     assert re.fullmatch(r"installed 42 packages  [\d.]+ s", [line for line in lines if line.strip()][-1])
