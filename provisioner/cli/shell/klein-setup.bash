@@ -21,7 +21,7 @@ _shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbo
 _shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --server --prompt --seed --size --steps --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --gpu --comfyui-args --pass-env --workflow --graph)
 _shtab_klein_setup_diagnose_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --prompt --seed --size --steps --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --gpu --comfyui-args --pass-env --fresh)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --environment --port --no-browser -y --yes --no-input --pass-env)
-_shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index --comfyui)
+_shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --comfyui --environment --torch-index)
 _shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --output --open)
 _shtab_klein_setup_fleet_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --stale --expect --by-file --output --open)
 _shtab_klein_setup_fleet_option_strings=(-h --help)
@@ -123,8 +123,8 @@ _shtab_klein_setup_start___comfyui_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_start___hf_cache_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_start___extra_model_paths_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_start___environment_COMPGEN=_shtab_compgen_dirs
-_shtab_klein_setup_rehearse___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_rehearse___comfyui_COMPGEN=_shtab_compgen_dirs
+_shtab_klein_setup_rehearse___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_report___output_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_fleet_report_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_fleet_report___expect_COMPGEN=_shtab_compgen_files
@@ -889,4 +889,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest c39022b3f9ccbbe26918c26c65b55344d3447df5e76df76ad901013368496f91
+# made by scripts/make_completions.py from the options with the digest f317a061b348ccc1b759cefa82853d8c3e4abbda241eda4aec72c674e85ee6e6

@@ -364,9 +364,9 @@ complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -s v -l verbose -
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l keep -d 'keep the scratch folder and show where it is'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l no-image -l no-picture -d 'generate no test image; the environment for it is not needed then'
+complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l comfyui -xka "(__fish_complete_directories)" -d 'a ComfyUI that generates an image of the second model, too'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l environment -xka "(__fish_complete_directories)" -d 'an environment to use instead of a new one'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l torch-index -x -d 'base address of a mirror of the wheel index'
-complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l comfyui -xka "(__fish_complete_directories)" -d 'a ComfyUI that generates an image of the second model, too'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a report -d 'write the last run as one HTML page'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -762,4 +762,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest c39022b3f9ccbbe26918c26c65b55344d3447df5e76df76ad901013368496f91
+# made by scripts/make_completions.py from the options with the digest f317a061b348ccc1b759cefa82853d8c3e4abbda241eda4aec72c674e85ee6e6
