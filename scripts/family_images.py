@@ -75,7 +75,7 @@ FAMILIES = (
     Family(
         manifest="sdxl",
         set_id="base",
-        needed=r"label_emb|out_layers\.3|transformer_blocks\.0\.attn2\.to_k|proj_in|layers\.[01]\.mlp\.fc1",
+        needed=r"label_emb|out_layers\.3|transformer_blocks\.0\.attn2\.to_k|proj_in|0\.op\.weight|layers\.[01]\.mlp\.fc1",
         whole=("first_stage_model.",),
     ),
 )
