@@ -69,7 +69,7 @@ BOUNDS = {
         VERIFY,
         opened=29,  # who else needs the file
         listed=11,
-        calls=670,
+        calls=680,
         read=SIZE + 192 * KIB,
     ),
     "repair": Work(  # with a snapshot of what was there before: its record and its manifest

@@ -58,6 +58,25 @@ DOCUMENT: dict[str, Any] = {
         "git_oid": COMMIT,
     },
     "workflow": {"name": "mine.json", "sha256": A64},
+    "custom_nodes": [
+        {
+            "id": "some-nodes",
+            "version": "1.2.3",
+            "repository": "https://example.org/some-nodes",
+            "commit": COMMIT,
+            "read_from": "the workflow; its repository",
+            "read_on": "2026-11-27",
+            "nodes": ["SomeNode"],
+        },
+        {
+            "id": "others",
+            "archive": "https://example.org/others.zip",
+            "size": 1000,
+            "sha256": A64,
+            "read_from": "the workflow; the Comfy registry",
+            "read_on": "2026-11-27",
+        },
+    ],
     "lock": {
         "manifest_sha256": A64,
         "locked_on": "2026-11-23",
@@ -432,6 +451,12 @@ def test_both_parsers_of_pyyaml_give_the_same_nodes(loader: type[yaml.SafeLoader
 
 ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
     (("workflow",), "mine.json", "is 'mine.json'; expected a mapping of name and sha256"),
+    (("custom_nodes", 0, "id"), "../x", "expected the name of a folder"),
+    (("custom_nodes", 0, "commit"), "main", "expected"),
+    (("custom_nodes", 0, "repository"), "http://example.org/x", "expected"),
+    (("custom_nodes", 1, "size"), 0, "expected"),
+    (("custom_nodes", 1, "sha256"), "x", "expected a SHA-256"),
+    (("custom_nodes", 1, "archive"), "file:///x.zip", "expected"),
     (("workflow", "name"), "../mine.json", "climbs out with '..'"),
     (("workflow", "sha256"), "x", "expected a SHA-256"),
     (("schema_version",), 0, "too small; expected 1"),
