@@ -10,6 +10,7 @@ is named by who starts this, so that no playlist is followed, and memory is limi
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import operator
 import os
@@ -265,12 +266,12 @@ def shown(width: int, height: int, pixels: Any) -> dict[str, Any]:
 
 def limit_memory(limit: int) -> None:
     """Make the system refuse more address space, where it can; who starts this looks at the memory in use as well."""
-    try:
-        import resource
+    if sys.platform == "win32":
+        return
+    import resource
 
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    except (ImportError, OSError, ValueError):
-        pass
 
 
 def main(arguments: list[str]) -> int:
