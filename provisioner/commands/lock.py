@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -54,9 +55,11 @@ def run_lock(
     SigningKeyError
         The key cannot be used.
     UsageError
-        There is a file in the place of the lock that is none, so that no version follows from it.
+        There is a file in the place of the lock that is none, so that no version follows from it; or another file in
+        the place of the workflow that the manifest names.
     """
     key = None if options.key is None else read_signing_key(options.key, run.session.environ, ask_password)
+    workflow = _workflow_to_bring(run, options.output)
     version = options.version or next_version(replaced_lock(options.output.expanduser()))
     if not run.session.is_offline:
         for source in pin_tags(run, run.wanted.artifacts):
@@ -70,12 +73,34 @@ def run_lock(
     lock = replace(_machine_lock(run, options.environment), version=version, expires=options.expires)
     content = locked_text(run.manifest, run.wanted, verified, lock).encode("utf-8")
     path = write_file(content, options.output)
+    if workflow is not None:
+        say(f"{write_file(*workflow)} is the workflow that it names: keep both together.")
     blocks = sum(len(each.blocks) for each in verified.values())
     say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
     repair = KLEIN_SETUP.command("repair", ["--manifest", path.name])
     say(f"Elsewhere, `{repair}` fetches only the blocks that are wrong.")
     sign_lock(key, path, content, lock, say)
     return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
+
+
+def _workflow_to_bring(run: Run, output: Path) -> tuple[bytes, Path] | None:
+    """Return the workflow that the manifest names and where it belongs, None where there is none or it is there."""
+    from provisioner.commands.workflow_image import workflow_beside
+
+    own, found = run.wanted.workflow, workflow_beside(run)
+    if own is None or found is None:
+        return None
+    place = output.expanduser().absolute().parent / own.name
+    if not place.exists():
+        return found.data, place
+    with contextlib.suppress(OSError):
+        if place.read_bytes() == found.data:
+            return None
+    raise UsageError(
+        f"The manifest names the workflow {own.name}, and {place} is another file.",
+        hint="Move that file away, or name an --output in another folder.",
+        path=str(place),
+    )
 
 
 def verified_files(run: Run, checks: Iterable[Check]) -> dict[str, Verified]:

@@ -59,18 +59,32 @@ class WorkflowImage:
 
 
 def _own_workflow(run: Run, client: ComfyClient) -> FoundWorkflow:
-    """Return the workflow of the set: a template as the server has it, or the file beside the manifest.
-
-    Raises IntegrityError where that file is another than the manifest names.
-    """
+    """Return the workflow of the set: a template as the server has it, or the file beside the manifest."""
     own = run.wanted.workflow
     if own is None:
         raise UsageError(f"The set {run.wanted.id} names no workflow.", hint="Name one with --workflow FILE.")
-    if own.sha256 is None:
-        data = client.template(own.name)
-        if data is None:
-            return find_workflow(run.session, own.name, run.options.comfyui)
-        return FoundWorkflow(data=data, label=f"ComfyUI's template {own.name}", name=own.name, title=own.name)
+    found = workflow_beside(run)
+    if found is not None:
+        return found
+    data = client.template(own.name)
+    if data is None:
+        return find_workflow(run.session, own.name, run.options.comfyui)
+    return FoundWorkflow(data=data, label=f"ComfyUI's template {own.name}", name=own.name, title=own.name)
+
+
+def workflow_beside(run: Run) -> FoundWorkflow | None:
+    """Return the set's workflow, if it is a file beside the manifest.
+
+    Raises
+    ------
+    UsageError
+        It is not there.
+    NotTheFileError
+        It is another file than the manifest names.
+    """
+    own = run.wanted.workflow
+    if own is None or own.sha256 is None:
+        return None
     named = run.options.manifest
     folder = shipped_folder() if is_shipped(named) else Path(named).expanduser().absolute().parent
     found = find_workflow(run.session, str(folder / own.name), run.options.comfyui)

@@ -57,6 +57,26 @@ def test_nothing_is_locked_that_is_not_right(sandbox: Sandbox) -> None:
     assert not output.exists()
 
 
+def test_the_workflow_that_the_manifest_names_comes_along(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(1000))
+    own = sandbox.plant(sandbox.folder / "own.json", b'{"nodes": []}')
+    sandbox.write_manifest(workflow={"name": own.name, "sha256": sha256_of(own)})
+    assert sandbox.install("--only", "files").returncode == 0
+    output, beside = sandbox.folder / "lab" / "lab.yaml", sandbox.folder / "lab" / own.name
+    sandbox.plant(beside, b"another one")
+
+    refused = sandbox.run("manifest", "lock", "--output", output)
+    assert (refused.returncode, output.exists()) == (2, False)
+    assert f"{beside} is another file" in refused.said
+    beside.unlink()
+    done = sandbox.run("manifest", "lock", "--output", output)
+    assert done.returncode == 0, done.said
+    assert beside.read_bytes() == own.read_bytes()
+    assert sandbox.run("manifest", "lock", "--output", output).returncode == 0
+    own.write_bytes(b"changed")
+    assert sandbox.run("manifest", "lock", "--output", output).returncode == 7
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed here")
 def test_a_machine_with_another_comfyui_is_refused(sandbox: Sandbox) -> None:
     for name, text in PROGRAM.items():
