@@ -61,6 +61,10 @@ ELSEWHERE = {
         "test_from_workflow.py::test_a_workflow_becomes_a_manifest_that_installs",
         'sandbox.install("--only", "files", "--manifest", "my-flow.yaml"',
     ),
+    r"--custom-node \S+": (
+        "test_workflow_packs.py::test_install_verify_and_uninstall",
+        '("--custom-node", "git-pack"',
+    ),
     "snapshot (show|restore|export)": (
         "test_snapshot_command.py::test_everything_that_changed_is_brought_back_and_the_rest_is_said",
         "restore(setup, name)",

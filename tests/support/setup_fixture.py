@@ -49,7 +49,7 @@ from dataclasses import replace
 from pathlib import Path
 from provisioner.environment import environments
 from provisioner.cli import main as cli
-from provisioner.commands import bundle, combination, inspect_comfyui
+from provisioner.commands import bundle, combination, inspect_comfyui, try_requirements
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.manifest import shipped
 from tests.support import quick_venv
@@ -60,7 +60,7 @@ environments.PROBE = Path(probe)
 quick_venv.use()
 table = inspect_comfyui.read_table()
 release = ComfyRelease(**json.loads(pinned))
-for each in (bundle, combination, inspect_comfyui):
+for each in (bundle, combination, inspect_comfyui, try_requirements):
     each.read_table = lambda: replace(table, pinned=release, releases=(release,))
 sys.exit(cli.main(arguments))
 """
