@@ -239,6 +239,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "provisioner"
 
 
+STANDARD_LIBRARY = sys.stdlib_module_names | {"tomllib"}  # which Python 3.10 does not have
 MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
@@ -296,12 +297,12 @@ def complaint_about_own(module: str, layer: str, target: str) -> str | None:
 def complaint_about_foreign(module: str, layer: str, name: str) -> str | None:
     """Say why `module` may not import `name` from outside the package, or return None."""
     top = name.partition(".")[0]
-    if top in sys.stdlib_module_names:
+    if top in STANDARD_LIBRARY:
         if MAY_IMPORT[layer].is_pure and any(covers(impure, name) for impure in IMPURE):
             return f"{module} is pure and imports {name}"
         if top not in MAY_USE:
             return None
-    if layer in {"script", "edge"} and top in sys.stdlib_module_names:
+    if layer in {"script", "edge"} and top in STANDARD_LIBRARY:
         return None
     if layer == "script" or any(covers(user, module) for user in MAY_USE.get(top, ())):
         return None
