@@ -144,10 +144,10 @@ def hub_cache(trial: Trial) -> None:
     trial.look_at_success()
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes with a file; its change time does not on Windows."""
+def _stamp(path: Path) -> tuple[int, int, bytes]:
+    """Return what changes with a file; Windows has no time of the change."""
     facts = os.lstat(path)
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    return facts.st_mtime_ns, facts.st_ctime_ns, path.read_bytes() if path.is_file() else b""
 
 
 def lock(trial: Trial) -> None:
