@@ -72,8 +72,8 @@ from provisioner.core.models import (
     SetChoice,
 )
 from provisioner.core.units import count, human_bytes
+from provisioner.disk.file_digest import sha256_of
 from provisioner.disk.root import Root, is_link, scratch_folder
-from provisioner.environment.wheel_files import sha256_of
 from provisioner.files import planner
 from provisioner.files.choose_set import choose_set
 from provisioner.machine.readings import normal_architecture, operating_system_named

@@ -14,9 +14,9 @@ from packaging.tags import platform_tags
 from provisioner.core.errors import HashMismatchError, NotTheFileError
 from provisioner.core.ports import Brought, FileCache, OnlineFile
 from provisioner.core.units import count
+from provisioner.disk.file_digest import sha256_of
 from provisioner.disk.root import Root, is_link
 from provisioner.environment.bundled_wheels import BundledWheel
-from provisioner.environment.wheel_files import sha256_of
 
 _SIDE_BY_SIDE = 4
 _HINT = "Copy the bundle again from where it was made, or make it anew."

@@ -15,6 +15,7 @@ from provisioner.core.errors import KleinError
 from provisioner.core.events import Lasting
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count, listing
+from provisioner.disk.file_digest import sha256_of
 from provisioner.disk.root import Root
 from provisioner.environment.build_context import (
     GOOD_PIP,
@@ -37,7 +38,7 @@ from provisioner.environment.locked_list import LockedList
 from provisioner.environment.package_list import ListedPackage, listed, requirements_text
 from provisioner.environment.pip_settings import without_network
 from provisioner.environment.swap import CONSTRAINTS, environment_root
-from provisioner.environment.wheel_files import WheelFiles, held_page, sha256_of
+from provisioner.environment.wheel_files import WheelFiles, held_page
 
 _WORK = Path(STATE_FOLDER, "installing")  # lists and temporary files, until the packages are installed
 _FIRST_WITH_REPORT = (22, 2)  # pip's

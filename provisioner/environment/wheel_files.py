@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from provisioner.core.errors import HashMismatchError, KleinError, NotTheFileErr
 from provisioner.core.events import Lasting
 from provisioner.core.ports import OnlineFile
 from provisioner.core.units import count
+from provisioner.disk.file_digest import sha256_of
 from provisioner.disk.root import Root
 from provisioner.environment.build_context import (
     FETCH_TIMEOUT_S,
@@ -187,15 +187,6 @@ def held_page(context: BuildContext, root: Root, folder: Path) -> str:
         links_page(Wheel(name="", version="", url=path.as_uri(), sha256=sha256) for sha256, path in held.items()),
     )
     return page.as_uri()
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256; raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1024 * 1024):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def path_of(wheel: Wheel) -> Path:

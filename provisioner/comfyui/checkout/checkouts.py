@@ -329,7 +329,7 @@ class Checkouts:
             environ=self.environ,
         )
 
-    def node_packs(self, tree: Path, wanted: Mapping[str, str]) -> tuple[NodePack, ...]:
+    def node_packs(self, tree: Path, wanted: Mapping[str, str], *, only: str | None = None) -> tuple[NodePack, ...]:
         """Return the custom nodes of a tree, and whether each can be moved to the commit wanted of it.
 
         Runs nothing but git's questions.
@@ -340,8 +340,10 @@ class Checkouts:
             ComfyUI.
         wanted : mapping of str to str
             Commits, by the names of the nodes.
+        only : str, optional
+            The name of the one to look at.
         """
-        return look_at_packs(tree, lambda pack: self.git_in(pack, _silent, is_ours=False), wanted)
+        return look_at_packs(tree, lambda pack: self.git_in(pack, _silent, is_ours=False), wanted, only=only)
 
     # --- moving ----------------------------------------------------------------------------------
 

@@ -27,7 +27,9 @@ _MOST_PACKS = 500
 _SMALL_FILE = 1024 * 1024  # bytes
 
 
-def look_at_packs(tree: Path, git_for: GitFor, wanted: Mapping[str, str]) -> tuple[NodePack, ...]:
+def look_at_packs(
+    tree: Path, git_for: GitFor, wanted: Mapping[str, str], *, only: str | None = None
+) -> tuple[NodePack, ...]:
     """Return the custom nodes of a tree, by name; runs nothing but git's questions, writes nothing.
 
     Parameters
@@ -38,9 +40,11 @@ def look_at_packs(tree: Path, git_for: GitFor, wanted: Mapping[str, str]) -> tup
         Returns git in a folder, None where it is not installed.
     wanted : mapping of str to str
         By name, the commit that a pack is to be moved to: why it cannot is in `NodePack.why_not_moved`.
+    only : str, optional
+        The name of the one to look at: git is asked about no other.
     """
     names = names_of_nodes(tree / FOLDER)[:_MOST_PACKS]
-    return tuple(_look(tree, name, git_for, wanted.get(name)) for name in names)
+    return tuple(_look(tree, name, git_for, wanted.get(name)) for name in names if only is None or name == only)
 
 
 def _look(tree: Path, name: str, git_for: GitFor, wanted: str | None) -> NodePack:

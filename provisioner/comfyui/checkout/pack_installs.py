@@ -8,7 +8,6 @@ installed, byte for byte, is removed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ from provisioner.comfyui.checkout.pack_receipts import PackReceipts
 from provisioner.comfyui.checkout.remove import remove_folders, remove_ours, sort_out
 from provisioner.comfyui.checkout.repository import remove_repository, why_not_ours
 from provisioner.comfyui.checkout.update import now
-from provisioner.comfyui.checkout_models import CheckoutReceipt, FoundPack, NodePack, PackCheck, PackReceipt
+from provisioner.comfyui.checkout_models import CheckoutReceipt, FoundPack, PackCheck, PackReceipt
 from provisioner.comfyui.install_plan import parse_requirements
 from provisioner.comfyui.release_models import WantedCommit
 from provisioner.core.errors import HashMismatchError, NotTheFileError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER, CustomNode, GitCommit, NodeArchive
 from provisioner.core.redact import redact
+from provisioner.disk.file_digest import sha256_of
 from provisioner.disk.flush import flush_all
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import is_link
@@ -40,7 +40,6 @@ DISABLED = ".disabled"
 _ASIDE = Path(STATE_FOLDER, "custom-nodes")
 _REQUIREMENTS = "requirements.txt"
 _REQUIREMENTS_BYTES = 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
 _HINT = "Take the manifest that its author gives now, or pin the pack anew with `klein-setup manifest from-workflow`."
 
 
@@ -110,16 +109,13 @@ class PackInstalls:
         if receipt is not None:
             hint = "Remove it with `klein-setup uninstall --only custom-nodes`, and run the same command again."
             return _kept(f"klein-setup installed another version of it, {receipt.checkout.version}", hint)
-        seen = next((each for each in self._packs(tree) if each.name == pack.id), None)
+        seen = next(iter(self.checkouts.node_packs(tree, {}, only=pack.id)), None)
         if seen is not None and isinstance(source, GitCommit) and seen.commit == source.commit:
             if seen.has_local_changes is False:
                 return FoundPack(state="right")
             return _kept(f"{path} is at that commit, and {seen.why_not_moved or 'files in it were changed'}", away)
         is_at = "" if seen is None or seen.commit is None else f" (at commit {seen.commit[:12]})"
         return _kept(f"{path} is there, and klein-setup did not put it there{is_at}", away)
-
-    def _packs(self, tree: Path) -> tuple[NodePack, ...]:
-        return self.checkouts.node_packs(tree, {})
 
     def check_all(self, tree: Path) -> tuple[PackCheck, ...]:
         """Return how every installed pack of a tree differs from what was installed."""
@@ -198,7 +194,10 @@ class PackInstalls:
     ) -> CheckoutReceipt:
         archive = aside / f"{pack.id}.archive"
         self.checkouts.download(source.url, archive, what=what, hint=_HINT, most_bytes=source.size, progress=progress)
-        found = _sha256(archive)
+        try:
+            found = sha256_of(archive)
+        except OSError as error:
+            raise storage_error(error, archive, doing="read") from error
         if found != source.sha256:
             raise HashMismatchError(
                 f"The archive of {what} is not the one that the manifest pins.",
@@ -372,14 +371,3 @@ def _remove(path: Path, checkout: CheckoutReceipt) -> None:
         remove_repository(root, path / ".git")
     remove_folders(root, checkout)
     tree_root(path.parent).remove_folder(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise storage_error(error, path, doing="read") from error
-    return digest.hexdigest()
