@@ -44,7 +44,7 @@ from provisioner.core.redact import redact  # noqa: E402
 from provisioner.core.units import count  # noqa: E402
 from provisioner.disk.root import scratch_folder  # noqa: E402
 from provisioner.machine.process import run_process  # noqa: E402
-from scripts.refreshing import Outcome, YamlEdits, refresh_file, run  # noqa: E402
+from scripts.refreshing import Outcome, YamlEdits, refresh_table, run, table_parser  # noqa: E402
 
 TABLE = ROOT / "manifests" / "comfyui.yaml"
 _TIMEOUT_S = 600.0
@@ -214,33 +214,22 @@ def _version(text: str) -> str:
     return parse_wanted_version(text)
 
 
-def work(options: argparse.Namespace) -> int:
-    """Compare the table; return the exit status."""
-    file: Path = options.file
-    look = partial(compare, file=file.name, options=options)
-    return refresh_file(file, look, partial(parse_comfy_table, file=file.name), is_to_write=options.write)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="refresh_comfyui", description="Compare the table of ComfyUI's releases with the tags of a repository."
-    )
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=TABLE, metavar="FILE", help="the table, else the program's"
+    parser = table_parser(
+        "refresh_comfyui", "Compare the table of ComfyUI's releases with the tags of a repository.", TABLE
     )
     parser.add_argument("--repository", metavar="URL|DIR", help="where the tags are, else the table's own repository")
     parser.add_argument(
         "--since", type=_version, metavar="VERSION", help="older ones get no row, else the pinned release"
     )
-    parser.add_argument("--write", action="store_true", help="write what the diff shows")
     parser.add_argument(
         "--source",
         metavar="ID",
         default="tags",
         help="the table's source that vouches for new rows, default %(default)s",
     )
-    return run(parser, work, arguments)
+    return run(parser, partial(refresh_table, compare=compare, parse=parse_comfy_table), arguments)
 
 
 if __name__ == "__main__":

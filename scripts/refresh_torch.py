@@ -54,7 +54,7 @@ from provisioner.torch.build_table import (  # noqa: E402
     parse_torch_table,
     version_of,
 )
-from scripts.refreshing import Outcome, YamlEdits, refresh_file, run  # noqa: E402
+from scripts.refreshing import Outcome, YamlEdits, refresh_table, run, table_parser  # noqa: E402
 from scripts.wheel_pages import PLATFORMS, IndexReader, Wheel, dotted  # noqa: E402
 
 if TYPE_CHECKING:
@@ -485,28 +485,15 @@ def compare(text: str, *, file: str, options: argparse.Namespace) -> Outcome:
     return outcome
 
 
-def work(options: argparse.Namespace) -> int:
-    """Compare the table; return the exit status."""
-    file: Path = options.file
-    look = partial(compare, file=file.name, options=options)
-    return refresh_file(file, look, partial(parse_torch_table, file=file.name), is_to_write=options.write)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="refresh_torch", description="Compare the table of torch builds with its indexes."
-    )
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=TABLE, metavar="FILE", help="the table, else the program's"
-    )
+    parser = table_parser("refresh_torch", "Compare the table of torch builds with its indexes.", TABLE)
     parser.add_argument("--torch-index", metavar="URL", help="base address of the wheel indexes, else the table's")
     parser.add_argument(
         "--default-index", metavar="URL", default=DEFAULT_INDEX, help="the installer's own index, default %(default)s"
     )
-    parser.add_argument("--write", action="store_true", help="write what the diff shows")
     parser.add_argument("--source", metavar="ID", help="the table's source that vouches for new releases")
-    return run(parser, work, arguments)
+    return run(parser, partial(refresh_table, compare=compare, parse=parse_torch_table), arguments)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -216,6 +217,27 @@ def refresh_file(
         _replace(path, outcome.text, has_bom=has_bom)
         say(f"{path.name}: written")
     return EXIT_FINDINGS if outcome.differences or outcome.text != before else EXIT_OK
+
+
+def refresh_table(
+    options: argparse.Namespace,
+    compare: Callable[..., Outcome],
+    parse: Callable[..., object],
+) -> int:
+    """Compare the table that a `table_parser` was told of; `compare` and `parse` take its text and name."""
+    file: Path = options.file
+    look = partial(compare, file=file.name, options=options)
+    return refresh_file(file, look, partial(parse, file=file.name), is_to_write=options.write)
+
+
+def table_parser(prog: str, description: str, table: Path) -> argparse.ArgumentParser:
+    """Return the parser of a script that compares one of the program's tables."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=table, metavar="FILE", help="the table, else the program's"
+    )
+    parser.add_argument("--write", action="store_true", help="write what the diff shows")
+    return parser
 
 
 def _tell(name: str, before: str, outcome: Outcome) -> None:

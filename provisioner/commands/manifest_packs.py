@@ -329,8 +329,7 @@ def _changed(run: Run, tree: Path, found: PackCheck) -> Finding:
             hint=f"{_command(run, name)} installs them again; `klein-setup uninstall --only custom-nodes` forgets "
             "them.",
         )
-    odd = (*found.changed, *found.missing)
-    some = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+    some = listing((*found.changed, *found.missing), most=3)
     pin = found.receipt.archive_sha256 or found.receipt.checkout.commit
     return Finding(
         code="custom-nodes-changed",

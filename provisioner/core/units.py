@@ -143,12 +143,16 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {noun}"
 
 
-def listing(items: Sequence[str]) -> str:
-    """Return items as a sentence lists them.
+def listing(items: Sequence[str], *, most: int | None = None) -> str:
+    """Return items as a sentence lists them, at most so many by name.
 
     >>> listing(["a"]), listing(["a", "b"]), listing(["a", "b", "c"])
     ('a', 'a and b', 'a, b and c')
+    >>> listing(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
     """
+    if most is not None and len(items) > most:
+        items = [*items[:most], f"{len(items) - most} more"]
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"

@@ -460,13 +460,7 @@ class Environments:
             As `install`, for network and disk.
         """
         if build is not None:
-            chosen = self._choose_python(python, python_versions)
-            with self.cache.arriving() as folder:
-                work = Workspace(folder / "env")
-                staging = work.begin(_build_id())
-                self._make_venv(chosen, staging, "env")
-                maker = Builder(self._context, staging, work, progress)
-                maker.improve_pip()
+            with self._scratch_environment(self._choose_python(python, python_versions), progress) as (_, maker):
                 maker.try_beside(build, requirements)
             return
         where = _absolute(where)
@@ -511,12 +505,7 @@ class Environments:
             As `create` and `install`.
         """
         chosen = self._choose_python(python, python_versions)
-        with self.cache.arriving() as folder:
-            work = Workspace(folder / "env")
-            staging = work.begin(_build_id())
-            self._make_venv(chosen, staging, "env")
-            maker = Builder(self._context, staging, work, progress)
-            maker.improve_pip()
+        with self._scratch_environment(chosen, progress) as (staging, maker):
             torch: tuple[Wheel, ...] = ()
             if build is not None:
                 torch = maker.fetch(maker.resolve(build)[1], build.index_url)
@@ -880,6 +869,17 @@ class Environments:
     def _elsewhere(self) -> Path:
         """A folder to start a Python in that holds no modules: the home folder, or the root where there is no home."""
         return self.home if self.home.is_dir() else Path(self.home.anchor or os.sep)
+
+    @contextmanager
+    def _scratch_environment(self, chosen: PythonFacts, progress: Progress) -> Iterator[tuple[Path, Builder]]:
+        """Yield the folder of an empty environment, and its builder; it is gone afterwards, its wheels are cached."""
+        with self.cache.arriving() as folder:
+            work = Workspace(folder / "env")
+            staging = work.begin(_build_id())
+            self._make_venv(chosen, staging, "env")
+            maker = Builder(self._context, staging, work, progress)
+            maker.improve_pip()
+            yield staging, maker
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
         env = self._context.installer_environ({})

@@ -331,6 +331,4 @@ def why_restored(changes: Collection[PackageChange]) -> str:
     'av 14.0 is missing'
     """
     words = {"missing": "is missing", "replaced": "was replaced", "damaged": "was changed"}
-    said = [f"{each.package} {each.locked} {words[each.what]}" for each in list(changes)[:3]]
-    more = len(changes) - len(said)
-    return listing(said) if not more else f"{', '.join(said)} and {more} more"
+    return listing([f"{each.package} {each.locked} {words[each.what]}" for each in changes], most=3)

@@ -110,8 +110,7 @@ def encoder_words(encoder: str) -> str:
     '; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B'
     """
     users = users_of(encoder)
-    more = [f"{len(users) - _SHOWN} more"] if len(users) > _SHOWN else []
-    words = f", for {listing([*users[:_SHOWN], *more])}" if users else ""
+    words = f", for {listing(users, most=_SHOWN)}" if users else ""
     if encoder == "qwen3-8b":
         return "; FLUX.2 [klein] 9B reads it; 4B needs Qwen3-4B"
     words += "; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B"

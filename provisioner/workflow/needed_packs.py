@@ -132,9 +132,8 @@ def wanted_version(pack: NeededPack, given: str | None) -> Wanted | str:
         version = pack.versions[0] if pack.versions else None
     if version is None:
         names = [printable(each)[:40] for each in pack.versions]
-        more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         return (
-            f"the workflow names {count(len(names), 'version')} of it ({listing([*names[:_SHOWN], *more])})"
+            f"the workflow names {count(len(names), 'version')} of it ({listing(names, most=_SHOWN)})"
             if names
             else "the workflow names no version of it"
         )

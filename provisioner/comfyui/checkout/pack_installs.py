@@ -29,6 +29,7 @@ from provisioner.comfyui.release_models import WantedCommit
 from provisioner.core.errors import HashMismatchError, NotTheFileError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER, CustomNode, GitCommit, NodeArchive
 from provisioner.core.redact import redact
+from provisioner.core.units import listing
 from provisioner.disk.file_digest import sha256_of
 from provisioner.disk.flush import flush_all
 from provisioner.disk.os_errors import storage_error
@@ -104,7 +105,7 @@ class PackInstalls:
                 return FoundPack(state="right")
             if found.is_gone:
                 return _kept(f"{path} is a link or a file", away)
-            odd = ", ".join((*found.changed, *found.missing)[:3])
+            odd = listing((*found.changed, *found.missing), most=3)
             return _kept(f"files of {path} were changed or deleted ({odd})", away)
         if receipt is not None:
             hint = "Remove it with `klein-setup uninstall --only custom-nodes`, and run the same command again."
@@ -354,11 +355,9 @@ def _is_byte_code(path: Path, sources: set[Path]) -> bool:
 
 def _what_is_odd(found: PackCheck) -> str:
     if found.changed:
-        more = len(found.changed) - 3
-        return f"files were changed ({', '.join(found.changed[:3])}{f' and {more} more' if more > 0 else ''})"
+        return f"files were changed ({listing(found.changed, most=3)})"
     if found.added:
-        more = len(found.added) - 3
-        return f"files were added ({', '.join(found.added[:3])}{f' and {more} more' if more > 0 else ''})"
+        return f"files were added ({listing(found.added, most=3)})"
     return f"its repository {found.of_git}"
 
 
