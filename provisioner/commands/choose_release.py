@@ -111,8 +111,15 @@ class ReleaseChooser:
         )
 
     def _recorded_choice(self) -> Recorded | None:
-        """Return what a lock names, else what was in a tree of ours whose program is gone, if the table lacks it."""
-        lost = [each for each in self._receipts() if self.checkout.tree is None]
+        """Return what a lock names, else what was in a tree of ours whose program is gone, if the table lacks it.
+
+        A stranger can have written what lies in a tree: it never brings an older release than the pinned one.
+        """
+        lost = [
+            each
+            for each in self._receipts()
+            if self.checkout.tree is None and is_at_least(each.version, self.table.pinned.version) is True
+        ]
         for each in (*self._locks(), *lost):
             if self.table.release(each.version) is None:
                 return each

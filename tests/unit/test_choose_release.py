@@ -149,6 +149,8 @@ def test_a_lock_and_a_tree_whose_program_is_gone_bring_their_release_back() -> N
     assert chosen(lock=LOCK) == ("0.34.0", A, "as in the lock of 2026-11-27")
     gone = replace(OURS, tree=None, kind="empty", commit=None)
     assert chosen(checkout=gone) == ("0.34.0", A, f"as in the receipt of {TREE}")
+    planted = replace(gone, receipt=replace(RECEIPT, version="0.9.0", tag="v0.9.0"))
+    assert chosen(checkout=planted) == ("0.33.0", ROW.commit, None)
     with pytest.raises(NotTheFileError, match="the lock of"):
         chosen(lock=replace(LOCK, comfyui_commit=B))
     known = replace(LOCK, comfyui_version="0.33.0")  # a commit between two releases reports the older one
